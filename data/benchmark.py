@@ -1,0 +1,257 @@
+"""Reads benchmarks in the layouts their authors publish: Spider's (and its variants') and BIRD's.
+
+    Spider: tables.json, train_spider.json + train_others.json (or train.json), val.json, dev.json,
+            test.json, database/<db_id>/<db_id>.sqlite
+    BIRD:   train.json or dev.json with question, evidence, SQL and difficulty,
+            train_tables.json or dev_tables.json, train_databases/ or dev_databases/
+
+A database folder may hold several .sqlite files (a test suite), or only <db_id>.sql: text that
+git can show, from which the .sqlite is built on first use.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import sqlite3
+import zlib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from sqlexec import Column, DataError, Schema, Table, read_schema, spider_type
+
+DATABASE_FOLDERS = ("database", "test_database", "dev_databases", "train_databases")
+SPLIT_FILES = {"train": (("train_spider.json", "train_others.json"), ("train.json",))}
+TABLE_FILES = ("tables.json", "test_tables.json", "dev_tables.json", "train_tables.json")
+BUILT = 0x53504654      # application_id of a .sqlite that was built here from .sql text: "SPFT"
+
+
+@dataclass(frozen=True)
+class Example:
+    db_id: str
+    question: str
+    query: str              # the gold SQL
+    evidence: str = ""      # BIRD's hint
+    difficulty: str = ""    # BIRD's: simple, moderate or challenging
+
+
+class Data:
+    """A benchmark folder. Whatever is wrong in it raises DataError naming the file and place."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise DataError(f"{folder}: no such folder")
+        self.roots = [self.folder / name for name in DATABASE_FOLDERS
+                      if (self.folder / name).is_dir()]
+        if not self.roots:
+            raise DataError(f"{folder}: none of the folders {', '.join(DATABASE_FOLDERS)} in it")
+        self._databases, self._schemas, self._tables = {}, {}, None
+
+    # Examples
+
+    def has(self, split):
+        return bool(self._files(split))
+
+    def examples(self, split):
+        """List of Example of a split's name (train, dev, ...) or of a .json file's path."""
+        files = self._files(split)
+        if not files:
+            raise DataError(f"{self.folder}: no {split}.json for the split {split!r}")
+        return [self._example(record, f"{path}: example {index}")
+                for path in files for index, record in enumerate(_read_list(path))]
+
+    def mode(self, split):
+        """Whose rules score the split: "bird" where its records have a key "SQL", else "spider"."""
+        records = [record for path in self._files(split) for record in _read_list(path)[:1]]
+        return "bird" if any("SQL" in record for record in records) else "spider"
+
+    def _files(self, split):
+        for names in SPLIT_FILES.get(split, ()) + ((f"{split}.json",), (split,)):
+            files = [path for path in map(self.folder.joinpath, names) if path.is_file()]
+            if files:
+                return files
+        return [Path(split)] if Path(split).is_file() else []
+
+    def _example(self, record, place):
+        if not isinstance(record, dict):
+            raise DataError(f"{place}: not a JSON object")
+
+        def text(*keys, default=None):
+            value = next((record[key] for key in keys if key in record), default)
+            if value is None:
+                raise DataError(f"{place}: key {keys[-1]!r} is missing")
+            if not isinstance(value, str):
+                raise DataError(f"{place}: {keys[-1]!r} is not a string")
+            return value
+
+        example = Example(text("db_id"), text("SpiderSynQuestion", "question"),
+                          text("SQL", "query"), text("evidence", default=""),
+                          text("difficulty", default=""))
+        if self._database_folder(example.db_id) is None:
+            raise DataError(f"{place}: no database {example.db_id!r} in {self.folder}")
+        return example
+
+    # Databases
+
+    def db_ids(self):
+        """Sorted names of all databases."""
+        return sorted({path.name for root in self.roots for path in root.iterdir()
+                       if path.is_dir() and not path.name.startswith(".")})
+
+    def databases(self, db_id):
+        """Sorted paths of a database's .sqlite files: one, or a test suite's many."""
+        if db_id not in self._databases:
+            folder = self._database_folder(db_id)
+            if folder is None:
+                raise DataError(f"{self.folder}: no database {db_id!r}")
+            text = folder / f"{db_id}.sql"
+            if text.is_file():
+                _build(text, folder / f"{db_id}.sqlite")
+            files = sorted(folder.glob("*.sqlite"))
+            if not files:
+                raise DataError(f"{folder}: neither a .sqlite file nor {db_id}.sql")
+            for path in files:
+                read_schema(path)       # a file that is no database must not wait for a query
+            self._databases[db_id] = files
+        return self._databases[db_id]
+
+    def _database_folder(self, db_id):
+        if db_id in ("", ".", "..") or "/" in db_id or "\0" in db_id:
+            return None
+        return next((root / db_id for root in self.roots if (root / db_id).is_dir()), None)
+
+    def digest(self, split):
+        """16 hex digits over the split's examples and the content of their databases."""
+        examples = self.examples(split)
+        total = hashlib.sha256(json.dumps([asdict(e) for e in examples]).encode())
+        for db_id in sorted({example.db_id for example in examples}):
+            for path in self.databases(db_id):
+                text = path.with_suffix(".sql")     # bytes of a built file vary with SQLite
+                total.update(f"{db_id}/{path.name}".encode())
+                with open(text if _built_from(path) is not None else path, "rb") as file:
+                    while block := file.read(1 << 20):
+                        total.update(block)
+        return total.hexdigest()[:16]
+
+    # Schemas
+
+    def schema(self, db_id):
+        """Schema of a database, from tables.json where it is listed, else from the file itself."""
+        if db_id not in self._schemas:
+            self.databases(db_id)
+            record = self._table_records().get(db_id)
+            schema = (read_schema(self.databases(db_id)[0]) if record is None
+                      else _listed_schema(*record))
+            comments = _descriptions(self._database_folder(db_id) / "database_description")
+            self._schemas[db_id] = _commented(replace(schema, db_id=db_id), comments)
+        return self._schemas[db_id]
+
+    def _table_records(self):
+        if self._tables is None:
+            self._tables = {}
+            for path in map(self.folder.joinpath, TABLE_FILES):
+                for index, record in enumerate(_read_list(path) if path.is_file() else []):
+                    place = f"{path}: entry {index}"
+                    if not isinstance(record, dict) or not isinstance(record.get("db_id"), str):
+                        raise DataError(f"{place}: not an object with a db_id")
+                    self._tables.setdefault(record["db_id"], (record, place))
+        return self._tables
+
+
+def _read_list(path):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:    # UnicodeDecodeError is a ValueError
+        raise DataError(f"{path}: {problem}") from problem
+    if not isinstance(content, list):
+        raise DataError(f"{path}: not a JSON list")
+    return content
+
+
+def _listed_schema(record, place):
+    try:
+        primary = set()
+        for key in record["primary_keys"]:          # BIRD nests the parts of a composite key
+            primary.update(key if isinstance(key, list) else [key])
+        names, columns = record["table_names_original"], record["column_names_original"]
+        if not all(isinstance(text, str) for text in [*names, *[name for _, name in columns]]):
+            raise TypeError("a name is not a string")
+        tables, places = [[] for _ in names], {}    # places: column index -> (table, column)
+        for index, ((table, column), kind) in enumerate(
+                zip(columns, record["column_types"], strict=True)):
+            if table != -1:                         # the column named *
+                places[index] = names[table], column
+                tables[table].append(Column(column, _type(kind), index in primary))
+        keys = [places[child] + places[parent] for child, parent in record["foreign_keys"]]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
+        raise DataError(f"{place}: not Spider's tables.json format ({problem!r})") from problem
+    return Schema(record["db_id"], tuple(map(Table, names, map(tuple, tables))), tuple(keys))
+
+
+def _type(kind):
+    """One of Spider's five types; BIRD's files say integer, real, date and the like."""
+    return kind if kind in ("text", "number", "time", "boolean", "others") else spider_type(kind)
+
+
+def _descriptions(folder):
+    """{(table, column) in lower case: comment} from BIRD's database_description/<table>.csv."""
+    comments = {}
+    for path in sorted(folder.glob("*.csv")):
+        try:
+            with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, csv.Error) as problem:
+            raise DataError(f"{path}: {problem}") from problem
+        for row in rows:
+            text = row.get("column_description") or row.get("column_name") or ""
+            column = (row.get("original_column_name") or "").strip().lower()
+            comments[path.stem.lower(), column] = " ".join(text.split())
+    return comments
+
+
+def _commented(schema, comments):
+    if not comments:
+        return schema
+    tables = tuple(replace(table, columns=tuple(
+        replace(column, comment=comments.get((table.name.lower(), column.name.lower()), ""))
+        for column in table.columns)) for table in schema.tables)
+    return replace(schema, tables=tables)
+
+
+# Databases built from text
+
+def _built_from(path):
+    """The checksum of the .sql text that a .sqlite was built from here; None for any other."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(100)
+    except FileNotFoundError:
+        return None
+    return header[60:64] if header[68:72] == BUILT.to_bytes(4, "big") else None
+
+
+def _build(text, path):
+    """Builds path from SQL text unless it is there; again where it was built from other text.
+
+    Several processes may do so at once: each writes its own file, and the last rename wins.
+    """
+    script = text.read_bytes()
+    checksum = zlib.crc32(script) >> 1              # user_version is a signed 32-bit number
+    if path.exists() and _built_from(path) in (None, checksum.to_bytes(4, "big")):
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        connection = sqlite3.connect(temporary)
+        try:
+            connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
+            connection.executescript(script.decode("utf-8"))
+            connection.executescript(f"PRAGMA application_id = {BUILT};"
+                                     f"PRAGMA user_version = {checksum};")
+        finally:
+            connection.close()
+        os.replace(temporary, path)
+    except (sqlite3.Error, OSError, ValueError) as problem:
+        raise DataError(f"{text}: {problem}") from problem
+    finally:
+        temporary.unlink(missing_ok=True)

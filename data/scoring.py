@@ -1,0 +1,314 @@
+"""Scores gold queries and prediction files from the command line, in the official formats.
+
+    python sqlexec.py --selfcheck DATA_DIR
+    python sqlexec.py --score PRED_FILE --data DATA_DIR [--split dev] [--json FILE] [--jsonl FILE]
+                      [--ves 20]
+
+The exit code is 1 where --selfcheck finds a gold that fails or differs from itself, 2 where the
+input is wrong. EX is the share of predictions whose result is right on the one database; where a
+folder holds several, all must agree and the share is called TS (test-suite accuracy).
+"""
+
+import argparse
+import json
+import re
+import sqlite3
+import statistics
+import sys
+from collections import Counter
+from pathlib import Path
+
+from data.benchmark import Data
+from sqlexec import MODES, DataError, Verifier, order_matters, same_result
+
+
+# ---------------------------------------------------------------------------------------------
+# Predictions in the official formats
+
+BIRD_MARK = "\t----- bird -----\t"
+
+
+def read_predictions(path, examples, mode="spider"):
+    """List of the SQL predicted for each example, from a file that the official scripts accept.
+
+    Spider: one SQL a line; a tab and the database may follow. BIRD: a JSON object from the
+    example's number to SQL, the separator "\t----- bird -----\t" and the database. DataError where
+    a prediction is missing, left over, malformed or made for another database.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as problem:
+        raise DataError(f"{path}: {problem}") from problem
+    read = _bird_pairs if mode == "bird" or text.lstrip().startswith("{") else _spider_pairs
+    pairs = read(path, text, len(examples))
+    for index, ((_, db_id), example) in enumerate(zip(pairs, examples)):
+        if db_id.strip() not in ("", example.db_id):
+            raise DataError(f"{path}: prediction {index} is for the database {db_id.strip()!r}, "
+                            f"the example for {example.db_id!r}")
+    return [sql.strip() for sql, _ in pairs]
+
+
+def _spider_pairs(path, text, count):
+    lines = text.removesuffix("\n").split("\n")         # not splitlines: SQL may hold a form feed
+    if len(lines) != count:
+        raise DataError(f"{path}: {len(lines)} lines for {count} examples")
+    return [line.partition("\t")[::2] for line in lines]
+
+
+def _bird_pairs(path, text, count):
+    def once(pairs):
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a key occurs twice")
+        return dict(pairs)
+
+    try:
+        records = json.loads(text, object_pairs_hook=once)
+    except ValueError as problem:
+        raise DataError(f"{path}: {problem}") from problem
+    wanted = [str(index) for index in range(count)]
+    if not isinstance(records, dict) or records.keys() != set(wanted):
+        raise DataError(f"{path}: not a JSON object with the keys 0 to {count - 1}")
+    for key in wanted:
+        if not isinstance(records[key], str) or records[key].count(BIRD_MARK) != 1:
+            raise DataError(f"{path}: prediction {key} is not SQL, {BIRD_MARK!r}, database")
+    return [records[key].split(BIRD_MARK) for key in wanted]
+
+
+# ---------------------------------------------------------------------------------------------
+# Spider's four levels
+
+TOKEN = re.compile(r"""'(?:[^']|'')*' | "[^"]*" | `[^`]*` | \[[^]]*\]  # strings, quoted names
+                       | \w+ | [(),] | [^\s\w(),'"`[]+ | \S""", re.X)
+CLAUSES = ("select", "from", "where", "group", "having", "order", "limit")
+AGGREGATES = ("count", "sum", "avg", "min", "max")
+
+
+def _clauses(sql):
+    """{keyword: tokens} of the first SELECT, with {"set": []} where a set operator follows it.
+
+    Words are in lower case and a sub-query is the one token "subquery"; other parentheses are left
+    out with the commas inside them.
+    """
+    tokens = TOKEN.findall(sql.lower())
+    clauses, current, nested = {}, [], []       # nested: for each open parenthesis, a sub-query?
+    for token, following in zip(tokens, tokens[1:] + [""]):
+        if token == "(":
+            if following == "select" and not any(nested):
+                current.append("subquery")
+            nested.append(following == "select")
+        elif token == ")":
+            del nested[-1:]
+        elif any(nested) or token == "," and nested:
+            continue
+        elif token in ("union", "intersect", "except") and not nested:
+            clauses["set"] = []
+            break
+        elif token in CLAUSES and not nested:
+            current = clauses.setdefault(token, [])
+        else:
+            current.append(token)
+    return clauses
+
+
+def hardness(sql):
+    """Spider's easy, medium, hard or extra, by the counts of its official evaluator.
+
+    From tokens alone, so that any text has one; nothing is scored by it.
+    """
+    clauses = _clauses(sql)
+    part = lambda name: clauses.get(name, [])
+    where, having, tables = part("where"), part("having"), part("from")
+    joined = (tables + where + having).count
+
+    def connectives(tokens):
+        return tokens.count("and") + tokens.count("or") - tokens.count("between")
+
+    components = (sum(name in clauses for name in ("where", "group", "order", "limit"))
+                  + tables.count("join") + tables.count(",") + joined("or") + joined("like"))
+    nested = ("set" in clauses) + (where + having).count("subquery")
+    # The official code takes NOT, and AND or OR in HAVING, for aggregates too.
+    aggregates = (sum(token in AGGREGATES for token in _heads(part("select")))
+                  + sum(token in AGGREGATES for token in part("order"))
+                  + where.count("not") + having.count("not") + connectives(having))
+    others = ((aggregates > 1) + ("," in part("select")) + (connectives(where) > 0)
+              + ("," in part("group")))
+    if not nested and components <= 1 and others == 0:
+        return "easy"
+    if not nested and (components <= 1 and others <= 2 or components <= 2 and others < 2):
+        return "medium"
+    if (not nested and (components <= 2 < others or components == 3 and others <= 2)
+            or components <= 1 and others == 0 and nested == 1):
+        return "hard"
+    return "extra"
+
+
+def _heads(items):
+    """The first token of each item of a SELECT list."""
+    items = [token for token in items if token != "distinct"]
+    return [token for before, token in zip([","] + items, items) if before == ","]
+
+
+# ---------------------------------------------------------------------------------------------
+# Scores
+
+def efficiency(verifier, pairs, repeats=20, passes=5):
+    """BIRD's valid efficiency score, once for each pass, so that its spread can be shown.
+
+    pairs: (db_path, gold, pred), or None for an example that is not correct and scores 0.
+    An example's score is 100 sqrt(mean of gold seconds / pred seconds over the repeats), ratios
+    beyond three standard deviations left out; the mean over all examples is the score, which has
+    no upper bound. For people to look at: on small queries it is mostly noise.
+    """
+    scores = []
+    for _ in range(passes):
+        total = 0.0
+        for path, gold, pred in filter(None, pairs):
+            jobs = [(path, gold), (path, pred)] * (repeats + 1)
+            # The first pair only warms the database's pages up.
+            times = [result.seconds for result in verifier.run(jobs, rows=False)][2:]
+            ratios = [of_gold / of_pred for of_gold, of_pred in zip(times[::2], times[1::2])]
+            mean, deviation = statistics.fmean(ratios), statistics.pstdev(ratios)
+            kept = [ratio for ratio in ratios if abs(ratio - mean) <= 3 * deviation] or ratios
+            total += 100 * statistics.fmean(kept) ** 0.5
+        scores.append(total / max(1, len(pairs)))
+    return scores
+
+
+def selfcheck(options):
+    """Runs every gold twice; 1 if one fails or differs from itself, which no model can make up."""
+    data, broken = Data(options.selfcheck), 0
+    splits = [options.split] if options.split else [
+        split for split in ("train", "val", "dev", "test") if data.has(split)]
+    with Verifier(options.workers, options.timeout) as verifier:
+        for split in splits:
+            examples, mode, counts = data.examples(split), data.mode(split), Counter()
+            for start in range(0, len(examples), 256):      # not all results in memory at once
+                jobs = [(path, example.query) for example in examples[start:start + 256]
+                        for path in data.databases(example.db_id)]
+                for job, *results in zip(jobs, verifier.run(jobs), verifier.run(jobs)):
+                    note = _gold_note(job[1], *results, mode)
+                    if note:
+                        counts[note.partition(":")[0]] += 1
+                        print(f"{split}: {job[0]}: {note}: {job[1]}")
+            broken += counts["fails"] + counts["differs from itself"]
+            notes = ", ".join(f"{count} {note}" for note, count in counts.items()) or "all well"
+            print(f"{split}: {len(examples)} golds: {notes}. {_stamp(data, split)}")
+    return 1 if broken else 0
+
+
+def _gold_note(gold, first, second, mode, slow=1.0):
+    """What is wrong with a gold that ran twice; empty if nothing is."""
+    if first.status != "ok" or second.status != "ok":
+        bad = first if first.status != "ok" else second
+        return f"fails: {bad.status}, {bad.error}"
+    if not same_result(first.rows, second.rows, order_matters(gold), mode):
+        return "differs from itself"
+    if not first.rows:
+        return "empty"
+    seconds = min(first.seconds, second.seconds)
+    return f"slow: {seconds:.1f} s" if seconds > slow else ""
+
+
+def score(options):
+    """Scores a prediction file in an official format and prints the accuracy by level."""
+    data = Data(options.data)
+    split = options.split or ("dev" if data.has("dev") else "test")
+    examples, mode = data.examples(split), options.mode or data.mode(split)
+    predictions = read_predictions(options.score, examples, data.mode(split))
+    pairs = [(data.databases(example.db_id), example.query, pred)
+             for example, pred in zip(examples, predictions)]
+    with Verifier(options.workers, options.timeout) as verifier:
+        verdicts = verifier.verdicts(pairs, mode)
+    levels = [example.difficulty or hardness(example.query) for example in examples]
+    summary = {"data": str(data.folder), "split": split, "rules": mode,
+               **summarise([len(paths) for paths, _, _ in pairs], levels, verdicts),
+               "sqlite": sqlite3.sqlite_version, "digest": data.digest(split)}
+    _print_scores(summary)
+    print(f"by the rules of {mode}; {_stamp(data, split)}")
+    if options.ves:
+        summary["VES"] = _print_efficiency(pairs, verdicts, options)
+    if options.json:
+        Path(options.json).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    if options.jsonl:
+        with open(options.jsonl, "w", encoding="utf-8") as file:
+            for index, row in enumerate(zip(examples, levels, predictions, verdicts)):
+                example, level, pred, verdict = row
+                file.write(json.dumps({"index": index, "db_id": example.db_id, "level": level,
+                                       "question": example.question, "gold": example.query,
+                                       "pred": pred, **verdict._asdict()}) + "\n")
+    return 0
+
+
+def _print_efficiency(pairs, verdicts, options):
+    correct = [(paths[0], gold, pred) if verdict.correct else None
+               for (paths, gold, pred), verdict in zip(pairs, verdicts)
+               if verdict.status != "bad_gold"]
+    with Verifier(1, options.timeout) as verifier:      # nothing else may run beside it
+        scores = efficiency(verifier, correct, options.ves)
+    print(f"VES {statistics.fmean(scores):.2f}, from {min(scores):.2f} to {max(scores):.2f} in "
+          f"{len(scores)} passes of {options.ves} runs each")
+    return {"mean": round(statistics.fmean(scores), 2), "passes": scores, "runs": options.ves}
+
+
+def summarise(databases, levels, verdicts):
+    """What to report: metric, {level: scored and correct}, verdicts by status, golds left out.
+
+    databases: how many each example was run on; levels, verdicts: one for each example.
+    """
+    order = "easy medium hard extra simple moderate challenging".split()
+    known = sorted(set(levels), key=lambda level: (level not in order, order.index(level)
+                                                   if level in order else 0, level))
+    counts, rows = Counter(verdict.status for verdict in verdicts), {}
+    for level in known + ["all"]:
+        scored = [verdict.correct for at, verdict in zip(levels, verdicts)
+                  if level in (at, "all") and verdict.status != "bad_gold"]
+        rows[level] = {"scored": len(scored), "correct": sum(scored),
+                       "share": round(100 * sum(scored) / len(scored), 2) if scored else None}
+    return {"metric": "TS" if max(databases, default=1) > 1 else "EX", "levels": rows,
+            "databases": [min(databases, default=0), max(databases, default=0)],
+            "predictions": {status: counts[status] for status in STATUSES},
+            "left_out": counts["bad_gold"]}
+
+
+STATUSES = ("ok", "error", "timeout", "too_big", "refused")
+
+
+def _print_scores(summary):
+    metric = summary["metric"]
+    print(f"{'level':12}{'scored':>8}{'correct':>9}{metric:>8}")
+    for level, row in summary["levels"].items():
+        share = "-" if row["share"] is None else f"{row['share']:.1f}"
+        print(f"{level:12}{row['scored']:8}{row['correct']:9}{share:>8}")
+    print("predictions: " + ", ".join(f"{count} {status}" for status, count
+                                      in summary["predictions"].items()))
+    if summary["left_out"]:
+        print(f"left out, because the gold fails: {summary['left_out']} (--selfcheck lists them)")
+    fewest, most = summary["databases"]
+    print(f"{metric} over {fewest} to {most} databases an example, ", end="")
+
+
+def _stamp(data, split):
+    return f"SQLite {sqlite3.sqlite_version}, {split} digest {data.digest(split)}"
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Check gold queries, or score predicted ones.")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--selfcheck", metavar="DATA_DIR", help="score every gold against itself")
+    task.add_argument("--score", metavar="PRED_FILE", help="one SQL a line, or BIRD's JSON")
+    parser.add_argument("--data", metavar="DATA_DIR", help="benchmark folder, for --score")
+    parser.add_argument("--split", help="default: dev, else test; with --selfcheck all there are")
+    parser.add_argument("--mode", choices=sorted(MODES), help="default: that of the data's layout")
+    parser.add_argument("--jsonl", metavar="FILE", help="write one line for each example")
+    parser.add_argument("--json", metavar="FILE", help="write what is printed")
+    parser.add_argument("--ves", type=int, metavar="N", help="also BIRD's VES, from N runs each")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--timeout", type=float, default=5.0, help="seconds for one query")
+    options = parser.parse_args(arguments)
+    if options.score and not options.data:
+        parser.error("--score needs --data")
+    try:
+        return selfcheck(options) if options.selfcheck else score(options)
+    except DataError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2

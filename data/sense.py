@@ -1,0 +1,424 @@
+"""What makes a filled template senseless (section 3.1.1). A query is judged four times:
+
+    flaw(tree, links)             by its form: nothing that stands in the slots would help
+    suits(column, uses, profile)  by what it does with a column, see USES
+    group_flaw(groups, profiles)  by what GROUP BY puts together
+    trivial, probes, condemns     by its result, and by what it returns without one of its parts
+
+Most rules come from reading what random columns of the right type and key gave. They work on
+resolved trees whose names are slots, written "\\0c2\\0" (see templates.py).
+"""
+
+import re
+from collections import Counter
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+from data.sqltree import (
+    Between, Binary, Call, Column, In, Item, Literal, Logic, Node, Order, Query, Select, Source,
+    Star, conjunction, conjuncts, rewrite, to_sql, walk)
+
+MAX_ROWS = 1000              # longer answers teach nothing and cost time
+KINDS = 12                   # a number with more values than this is an amount, not a kind
+
+RANGE = ("<", "<=", ">", ">=")
+ARITHMETIC = ("+", "-", "*", "/", "%")
+COMPARISONS = {"=": "equal", "!=": "equal", "IS": "equal", "LIKE": "like", "NOT LIKE": "like",
+               **dict.fromkeys(RANGE, "range")}
+AGGREGATES = ("COUNT", "SUM", "AVG", "MIN", "MAX", "TOTAL", "GROUP_CONCAT")
+
+
+# ---------------------------------------------------------------------------------------------
+# Parts of a tree
+
+def number(slot):
+    """2 for the slot "\\0c2\\0"."""
+    return int(slot[2:-1])
+
+
+def is_link(part):
+    """Does it compare or combine two columns?"""
+    return (isinstance(part, Binary) and isinstance(part.left, Column)
+            and isinstance(part.right, Column))
+
+
+def plain_sources(select):
+    """Does the SELECT read tables, and nothing else?"""
+    return bool(select.sources) and all(isinstance(source.table, str) for source in select.sources)
+
+
+def bare(part):
+    """Columns of an expression outside aggregates and sub-queries."""
+    if isinstance(part, Column):
+        yield part
+    elif isinstance(part, tuple):
+        for inner in part:
+            yield from bare(inner)
+    elif isinstance(part, Node) and not isinstance(part, (Query, Source)):
+        if not (isinstance(part, Call) and part.name in AGGREGATES):
+            yield from bare(tuple([getattr(part, name) for name in part.__dataclass_fields__]))
+
+
+def aggregated(select):
+    return any(isinstance(part, Call) and part.name in AGGREGATES
+               for item in select.items for part in walk(item))
+
+
+def equalities(select):
+    """Pairs of columns that joins and WHERE make equal, as ((source, slot), (source, slot))."""
+    for condition in [source.on for source in select.sources] + [select.where]:
+        for part in conjuncts(condition):
+            if is_link(part) and part.op == "=":
+                yield tuple([(side.source, number(side.name)) for side in (part.left, part.right)])
+
+
+# ---------------------------------------------------------------------------------------------
+# By form
+
+_UNSTABLE = ("RANDOM", "RANDOMBLOB", "CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP")
+
+
+def flaw(tree, links):
+    """What makes a template senseless wherever it is filled, or "". links: of templates.Link."""
+    referred = {link.parent for link in links if link.declared}
+    return next(filter(None, (_flaw(part, referred) for part in walk(tree))), "")
+
+
+def _flaw(part, referred):
+    match part:
+        case Call(name) | Literal("keyword", name) if name in _UNSTABLE:
+            return "result changes from run to run"
+        case Binary(op, left, right) if op in ARITHMETIC:
+            if len({column.source for column in bare((left, right))}) > 1:
+                return "arithmetic across tables"
+        case Query():
+            return _query_flaw(part)
+        case Select():
+            return _select_flaw(part, referred)
+    return ""
+
+
+def _query_flaw(query):
+    first, order = query.arms[0], query.order
+    shown = [item.expression for item in first.items]
+    if len(set(map(to_sql, query.arms))) < len(query.arms):
+        return "set operator with one arm twice"
+    if first.distinct and any(term.expression not in shown for term in order):
+        return "DISTINCT sorted by something else"
+    if any(isinstance(term.expression, Binary) and term.expression.op in COMPARISONS
+           for term in order):
+        return "sorted by a condition"
+    if aggregated(first) and not first.group and any(bare(order)):
+        return "bare column beside an aggregate"
+    return ""
+
+
+def _select_flaw(select, referred):
+    items, own = select.items, {source.number for source in select.sources}
+    if len(set(items)) < len(items):
+        return "duplicate items"
+    if aggregated(select) and not select.group and any(bare(items)):
+        return "bare column beside an aggregate"
+    if any(column.source not in own for column in bare(items)):
+        return "sub-query shows a column from outside"
+    if select.group and any(isinstance(item.expression, Star) for item in items):
+        return "bare column beside a group"
+    if not _joined(select):
+        return "tables not joined by a key"
+    return _repeated(select, referred)
+
+
+def _repeated(select, referred):
+    """Does a join repeat the rows that an aggregate reads?"""
+    keys = Counter(end[0] for pair in equalities(select) for end in pair
+                   if end[1] in referred and {slot for _, slot in pair} - referred)
+    sums = [column.source for item in select.items for part in walk(item)
+            if isinstance(part, Call) and part.name == "SUM" for column in bare(part.args)]
+    if (aggregated(select) or select.group) and max(keys.values(), default=0) > 1:
+        return "rows multiplied by two joins"            # a row for each pair of children
+    return "sum of a parent's column, once for each child" if keys.keys() & set(sums) else ""
+
+
+def _joined(select):
+    """Are all sources of a SELECT connected by equalities between different columns?"""
+    numbers = [source.number for source in select.sources]
+    reached = set(numbers[:1])
+    pairs = [{a[0], b[0]} for a, b in equalities(select) if a[1] != b[1]]
+    for _ in numbers:
+        for pair in pairs:
+            reached |= pair if reached & pair else set()
+    return reached >= set(numbers)
+
+
+# ---------------------------------------------------------------------------------------------
+# By columns
+
+# What a query can do with a column: total (SUM), sum (SUM, AVG and arithmetic), extreme, count,
+# group, order, top (order under LIMIT), show, distinct (also by a set operator or in an aggregate),
+# alone (compared in an aggregate over one table), tied (found by a sub-query), and the comparisons
+# equal, unlike, range, like.
+USES = {"SUM": "sum", "AVG": "sum", "MAX": "extreme", "MIN": "extreme", "COUNT": "count"}
+
+
+def uses(tree):
+    """{column slot: frozenset of uses} over a slotted tree."""
+    found = {}
+    for part in walk(tree):
+        for use, expression in _used(part):
+            if isinstance(expression, Column):
+                found.setdefault(number(expression.name), set()).add(use)
+    return {slot: frozenset(names) for slot, names in found.items()}
+
+
+def _used(part):
+    """(use, expression) for the direct parts of one node."""
+    match part:
+        case Call(name, args, distinct) if name in USES:
+            yield from [(USES[name], arg) for arg in args]
+            yield from [("distinct", arg) for arg in args if distinct]
+            yield from [("total", arg) for arg in args if name == "SUM"]
+        case Query(arms, ops, order, limit):
+            yield from [("top", term.expression) for term in order if limit]
+            yield from [("distinct", item.expression) for arm in arms if ops for item in arm.items]
+        case Order(expression):
+            yield "order", expression
+        case Item(expression):
+            yield "show", expression
+        case Binary(op, left, right) if op in ARITHMETIC:
+            yield from (("sum", left), ("sum", right))
+        case Binary("!=", left, Literal()):
+            yield "unlike", left
+        case Binary(op, left, right) if op in COMPARISONS and not isinstance(right, Column):
+            yield COMPARISONS[op], left
+        case Between(operand):
+            yield "range", operand
+        case In(operand, tuple()):
+            yield "equal", operand
+        case In(operand):
+            yield "tied", operand
+        case Select(items, distinct):
+            yield from [("group", expression) for expression in part.group]
+            yield from [("distinct", item.expression) for item in items if distinct]
+            if aggregated(part) and not part.group and len(part.sources) == 1:
+                yield from [("alone", condition.left) for condition in conjuncts(part.where)
+                            if isinstance(condition, Binary) and condition.op == "="]
+
+
+_LABELS = frozenset("id ids code no num number phone fax zip postcode postal ssn isbn year month "
+                    "day key index date latitude longitude lat long lng version url email room "
+                    "classroom major minor advisor".split())
+_PLACES = frozenset("rank ranking position".split())
+_LABEL_ENDING = re.compile(r"(?<!pa)(?<!val)(?<!gr)(?<!hybr)id$|num$|code$|ssn$|^\w\w?no$")
+_AMOUNTS = frozenset("temperature humidity precipitation height weight speed velocity average avg "
+                     "mean resolution elevation altitude alt prominence price cost amount salary "
+                     "fee charges population".split())
+_INTENSIVE = frozenset("age rate rating percent percentage percents pct ratio temperature humidity "
+                       "height weight speed velocity average avg mean score grade gpa resolution "
+                       "elevation altitude alt prominence".split())
+_TOTALS = frozenset("total sum average avg mean".split())
+_SECRET = frozenset("password passwd pwd hash salt token".split())
+_SORTED_LABELS = re.compile("year|date|time|rank|position|day|month", re.IGNORECASE)
+_SORTED_DATE = re.compile(r"\d{4}([-/ ]|$)|\d\d:\d\d")
+
+
+@lru_cache(maxsize=None)
+def words(name):
+    """The words of a column's name in lower case: ("city", "id") for City_ID or cityId."""
+    return tuple([word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)])
+
+
+def is_label(column):
+    """Does the column name or place something (an id, year, phone number), not measure it?"""
+    parts = words(column.name)
+    return column.primary or bool(parts) and (
+        parts[-1] in _LABELS or bool(_LABEL_ENDING.search(parts[-1]))
+        or parts[0] in ("id", "year", "zip", "phone") or not _PLACES.isdisjoint(parts))
+
+
+def comparable(one, other):
+    """May two columns be subtracted or compared? They must measure one thing in one way."""
+    left, right = set(words(one.name)), set(words(other.name))
+    return (bool(left & right) and left & _TOTALS == right & _TOTALS
+            and is_label(one) == is_label(other))
+
+
+def suits(column, role, uses, profile):
+    """Does the column make sense for what the query does with it? role: "pk", "fk" or ""."""
+    parts, plain = words(column.name), not role
+    label = is_label(column) or profile.years
+    if not profile.filled or not _SECRET.isdisjoint(parts) or uses - {"show"} and \
+            profile.distinct < 2:
+        return False
+    if uses & {"equal", "unlike", "range", "like"} and not profile.values:
+        return False
+    if "sum" in uses and (label or not profile.numeric):
+        return False
+    if "total" in uses and not _INTENSIVE.isdisjoint(parts):
+        return False                                     # the ages of a team do not add up
+    if "alone" in uses and profile.unique:
+        return False                                     # the maximum of one row
+    if uses & {"extreme", "range", "order"} and not _sorts(column, uses, profile, label and plain):
+        return False
+    if uses & {"group", "count"} and plain and profile.unique:
+        return False
+    if uses & {"group", "distinct"} and plain and not label and not (
+            profile.kinds(KINDS) and (not profile.numeric or _AMOUNTS.isdisjoint(parts))):
+        return False                                     # an amount, not a kind
+    if "tied" in uses and plain and profile.distinct < 0.8 * profile.filled:
+        return False                                     # the same mascot is not the same school
+    if "equal" in uses and profile.fractions:
+        return False                                     # nobody asks for exactly 3.09 miles
+    if "unlike" in uses and profile.distinct * 2 > profile.filled:
+        return False                                     # everyone but one
+    return "like" not in uses or not profile.numeric
+
+
+def _sorts(column, uses, profile, label):
+    """Does more or less of it mean something?"""
+    dated = column.type == "time" or profile.years or _SORTED_LABELS.search(column.name)
+    if label and not dated:
+        return False
+    if dated and not profile.numeric:                    # "May 3, 1976" sorts by its month's name
+        return all(_SORTED_DATE.match(str(value)) for value in profile.values[:5])
+    return profile.numeric or uses.isdisjoint({"extreme", "range", "top"})
+
+
+# ---------------------------------------------------------------------------------------------
+# By groups
+
+class Group(NamedTuple):
+    """A SELECT with GROUP BY, as far as it decides whether a group has one row or one answer."""
+    sources: set                     # numbers
+    grouped: set                     # of (source, column slot)
+    equal: list                      # of pairs of (source, column slot)
+    bare: set                        # of (source, column slot) shown without an aggregate
+
+
+def groups(tree):
+    """A Group for each SELECT with GROUP BY over tables."""
+    for query in [part for part in walk(tree) if isinstance(part, Query)]:
+        order = query.order if len(query.arms) == 1 else ()
+        for select in query.arms:
+            if select.group and plain_sources(select):
+                sources = {source.number for source in select.sources}
+                grouped, shown = [{(column.source, number(column.name)) for column in bare(parts)
+                                   if column.source in sources}
+                                  for parts in (select.group, (select.items, select.having, order))]
+                yield Group(sources, grouped, list(equalities(select)), shown)
+
+
+def group_flaw(groups, profiles):
+    """Refuses groups that are single rows, and columns that have no single value in a group."""
+    for sources, grouped, equal, shown in groups:
+        known, owned = set(grouped), set()       # columns and sources that have one value a group
+        for _ in range(len(sources) + 1):
+            owned |= {source for source, slot in known if profiles[slot].unique}
+            for a, b in equal:
+                if a in known or b in known or a[0] in owned or b[0] in owned:
+                    known |= {a, b}
+        if owned >= sources:
+            return "group by a unique key"
+        if len(sources) == 1 and any(profiles[slot].distinct > 0.7 * profiles[slot].rows
+                                     for _, slot in grouped):
+            return "group by a nearly unique column"
+        if any(column not in known and column[0] not in owned for column in shown):
+            return "bare column beside a group"
+    return ""
+
+
+# ---------------------------------------------------------------------------------------------
+# By results
+
+def trivial(result, tree):
+    """Why a sqlexec.Result says nothing, or "". tree: of the query that gave it."""
+    rows = result.rows
+    if result.status != "ok":
+        return result.status
+    if not rows:
+        return "empty"
+    if len(rows) > MAX_ROWS:
+        return "too many rows"
+    columns = list(zip(*rows))
+    if any(all(cell is None for cell in column) for column in columns):
+        return "all NULL"
+    if all(cell in (0, None) for column in columns for cell in column):
+        return "all 0"
+    for item, column in zip(tree.arms[0].items, columns):
+        counts = isinstance(item.expression, Call) and item.expression.name == "COUNT"
+        if counts and set(column) == {1}:
+            return "counts one"
+    return ""
+
+
+class Probe(NamedTuple):
+    """A query whose result may show that a part of another does nothing."""
+    reason: str                      # to reject that other query
+    test: str                        # "same": an equal result condemns it. "order": the probe shows
+    tree: Query                      # the sort keys too, and is run for one row more than LIMIT
+
+
+def probes(tree):
+    """The Probes of a query."""
+    for query in [part for part in walk(tree) if isinstance(part, Query)]:
+        for index, arm in enumerate(query.arms):
+            for reason, lighter in _lighter(arm, query.order):
+                arms = query.arms[:index] + (lighter,) + query.arms[index + 1:]
+                yield Probe(reason, "same", _swap(tree, query, replace(query, arms=arms)))
+        if len(query.arms) == 2:
+            for arm in query.arms[:1] if query.ops[0] == "EXCEPT" else query.arms:
+                yield Probe("set operator without effect", "same", _swap(
+                    tree, query, replace(query, arms=(arm,), ops=(), order=())))
+    if tree.limit and tree.order and len(tree.arms) == 1 and not tree.arms[0].distinct:
+        keys = tuple([Item(term.expression) for term in tree.order])
+        arm = replace(tree.arms[0], items=tree.arms[0].items + keys)
+        yield Probe("unstable order under LIMIT", "order", replace(tree, arms=(arm,), limit=None))
+
+
+def _swap(tree, old, new):
+    return rewrite(tree, lambda part: new if part is old else None)
+
+
+def _lighter(select, order):
+    """(reason, the SELECT without one of its conditions or joins) for each that could be idle."""
+    for name in ("where", "having"):
+        condition = getattr(select, name)
+        parts = condition.operands if isinstance(condition, Logic) else (condition,)
+        for i, part in enumerate(parts):
+            rest = parts[:i] + parts[i + 1:]
+            if part and not is_link(part):
+                rest = Logic(condition.op, rest) if len(rest) > 1 else rest[0] if rest else None
+                yield "filter without effect", replace(select, **{name: rest})
+    for source in select.sources:
+        sources = _detached(select, order, source)
+        if sources:
+            yield "join without effect", replace(select, sources=sources)
+
+
+def _detached(select, order, source):
+    """The other sources, if this one hangs on a single condition and serves nothing else."""
+    def reads(part):
+        return any(isinstance(c, (Column, Star)) and c.source == source.number for c in walk(part))
+
+    held = [part for other in select.sources for part in conjuncts(other.on) if reads(part)]
+    stars = any(isinstance(item.expression, Star) for item in select.items)
+    plain_joins = all(other.join in ("", "JOIN") for other in select.sources)
+    rest = replace(select, sources=()), order
+    if len(held) != 1 or stars or not plain_joins or reads(rest):
+        return None
+    kept = [replace(other, on=conjunction([part for part in conjuncts(other.on)
+                                           if part is not held[0]]))
+            for other in select.sources if other is not source]
+    return (replace(kept[0], join=""), *kept[1:])
+
+
+def condemns(test, rows, answer):
+    """Does a Probe's answer show that a part of the query does nothing? rows: the query's own."""
+    if answer.status != "ok":
+        return False
+    if test == "same":
+        return Counter(answer.rows) == Counter(rows)
+    if len(answer.rows) <= len(rows):
+        return True                                      # LIMIT cuts nothing off
+    width = len(rows[0])
+    return answer.rows[-1][width:] == answer.rows[-2][width:]

@@ -1,0 +1,295 @@
+"""What the columns of one database hold: values to link to a question, and profiles.
+
+    ValueIndex(schema, db_path).link(question)     values that a question names (3.1.2)
+    Profiles(db_path).of(table, column)            how a column is filled, and with what (3.1.1)
+
+Linking needs no search server. Short text values are kept in a dictionary by their folded words
+(lower case, no accents, no punctuation). The question's word n-grams are looked up in it, longest
+first, and what remains of the question is compared by spelling. Numbers link only in quotes; stop
+words, single letters and the schema's own nouns only in quotes, in capitals ("grade A") or beside
+a more telling word.
+"""
+
+import re
+import sqlite3
+import unicodedata
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import cached_property
+
+from data.sqltree import quote_name
+from sqlexec import DataError, database_uri
+
+MAX_CHARS = 50          # longer text is prose: nobody types it out in a question
+MAX_DISTINCT = 20_000   # values read per column
+MAX_WORDS = 8           # of the question in one phrase
+MAX_COLUMNS = 4         # offers for one phrase
+MIN_RATIO = 0.85        # of close spellings ...
+PREFIX = 3              # ... that share so many letters of their first telling word ...
+MIN_CHARS = 5           # ... and are not shorter than this
+ROWS = 20_000           # rows that a profile looks at: some tables have millions
+SAMPLE = 300            # distinct values that it keeps
+CODE = 4                # capitals up to this length are a code, named in capitals: PER, STAR
+
+WORD = re.compile(r"[^\W_]+")
+NAME_PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+")
+NUMBER = re.compile(r"[-+]?(?!0\d)[\d,]*\.?\d+%?")      # 0970 is no number but a name in digits
+FIGURE = re.compile(r"[-+$]?\d[\d,]*(?:\.\d+)?%?")       # $5,000 is text
+QUOTED = re.compile(
+    r"""(?<!\w)(?:"([^"]+)"|'([^']+(?:'\w[^']*)*)'|“([^”]+)”|‘([^’]+)’)(?!\w)""")
+FLAGS = frozenset("y n yes no t f true false m".split())
+SEXES = {"female": "f", "females": "f", "male": "m", "males": "m"}
+STOP = frozenset("""
+    a about above after all also an and any are as at be been before below between both but by can
+    count do does each every for from find give had has have having her his how i id in into is it
+    its least less list many me more most much name names no not number of on one only or order
+    other our out over return same show than that the their them there these they this those to
+    total two under was were what when where which who whose why with you your
+    """.split())
+
+
+def fold(text):
+    """Lower-case text without accents."""
+    if text.isascii():
+        return text.lower()
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(c for c in decomposed if not unicodedata.combining(c))
+
+
+def phrase(text):
+    """The key of a value: its folded words, or the text itself where it has no words."""
+    return " ".join(WORD.findall(fold(text))) or text.strip()
+
+
+def inflections(key):
+    """Simple plurals and singulars of a phrase's last word."""
+    endings = [("", "s"), ("", "es"), ("y", "ies"), ("ies", "y"), ("es", ""), ("s", "")]
+    return [key[:len(key) - len(old)] + new for old, new in endings
+            if key.endswith(old) and len(key) > len(old) + 2]
+
+
+def start(key):
+    """The letters that close spellings share. A stop word is passed over: many titles begin so."""
+    return next((word for word in key.split() if word not in STOP), key)[:PREFIX]
+
+
+def usable(entries, mention):
+    """The entries that a mention without quotes may stand for, those spelt alike first."""
+    entries = [entry for entry in entries if not NUMBER.fullmatch(entry[2])
+               and (mention.isupper() or len(entry[2]) > CODE or not entry[2].isupper())]
+    return sorted(entries, key=lambda entry: entry[2] != mention)
+
+
+def distinct_text(db, table, column):
+    """Up to MAX_DISTINCT short values of a column, text that is UTF-8 and fits on one line."""
+    # Without the alias, SQLite would take the name of an absent column for a string.
+    column = f"t.{quote_name(column)}"
+    sql = (f"SELECT DISTINCT {column} FROM {quote_name(table)} AS t "
+           f"WHERE typeof({column}) = 'text' AND length({column}) <= {MAX_CHARS} "
+           f"LIMIT {MAX_DISTINCT}")
+    try:
+        values = [value for value, in db.execute(sql)]
+    except sqlite3.OperationalError as error:
+        if not str(error).startswith("no such"):
+            raise
+        values = []     # Spider's tables.json names some tables that the files lack
+    return [value for value in values if value.isprintable() and value.strip()]
+
+
+class ValueIndex:
+    """The text values of one database, read at the first question; DataError if unreadable."""
+
+    def __init__(self, schema, db_path):
+        self.schema, self.db_path = schema, db_path
+        self.entries = None     # phrase -> [(table, column, value)] in schema order
+        self.spellings = {}     # (first letters, length) -> [phrase]
+        self.flags = {}         # (table, column) -> its entries, where all are yes, no and the like
+        self.nouns = set()      # head words of table and column names, singular and plural
+
+    def link(self, question, limit=8, per_column=2):
+        """The stored values that a question names, as [(table, column, value)], best first.
+
+        At most limit in all and per_column of one column. Quoted phrases come first, then exact
+        ones (the longest first), close spellings, and flags.
+        """
+        if self.entries is None:
+            self._build()
+        if question.isupper():      # then capitals tell nothing
+            question = question.lower()
+        offers, used = [], Counter()
+        for entries in self._mentions(question):
+            for entry in entries[:MAX_COLUMNS]:
+                if used[entry[:2]] < per_column and entry not in offers:
+                    used[entry[:2]] += 1
+                    offers.append(entry)
+        return offers[:limit]
+
+    def _mentions(self, question):
+        """The entries that each phrase of the question names, best phrase first."""
+        quoted = [phrase(next(filter(None, m.groups()))) for m in QUOTED.finditer(question)]
+        mentions = [self.entries[key] for key in quoted if key in self.entries]
+        words = [m.span() for m in WORD.finditer(question)]
+        telling = [self._is_telling(question, *span) for span in words]
+        taken = [False] * len(words)
+        for look_up in (self._same, self._similar):
+            for n in range(min(MAX_WORDS, len(words)), 0, -1):
+                for i in range(len(words) - n + 1):
+                    if any(taken[i:i + n]) or not any(telling[i:i + n]):
+                        continue
+                    entries = look_up(question[words[i][0]:words[i + n - 1][1]])
+                    if entries:
+                        mentions.append(entries)
+                        taken[i:i + n] = [True] * n
+        return mentions + self._flags(phrase(question).split())
+
+    def _is_telling(self, question, start, end):
+        """Whether a word may name a value without quotes or other words."""
+        word, first = question[start:end], not question[:start].strip()
+        if word.isupper() and word != "I" and not (first and len(word) == 1):
+            return True
+        if fold(word) in self.nouns:
+            return word[0].isupper() and not first
+        return len(word) > 1 and fold(word) not in STOP
+
+    def _same(self, mention):
+        return usable(self.entries.get(phrase(mention), ()), mention)
+
+    def _similar(self, mention):
+        key = phrase(mention)
+        known = [form for form in inflections(key) if form in self.entries]
+        best = known[0] if known else self._closest(key)
+        return [] if best in STOP else usable(self.entries.get(best, ()), mention)
+
+    def _closest(self, key):
+        """The phrase spelt most like key, or None. A number is never a misspelt other number."""
+        if len(key) < MIN_CHARS or not key.replace(" ", "").isalpha():
+            return None
+        best, best_ratio, letters = None, MIN_RATIO, start(key)
+        matcher = SequenceMatcher(autojunk=False)
+        matcher.set_seq2(key)
+        spread = (2 - MIN_RATIO) / MIN_RATIO    # beyond these lengths no ratio reaches the minimum
+        for length in range(int(len(key) / spread), int(len(key) * spread) + 1):
+            for other in self.spellings.get((letters, length), ()):
+                matcher.set_seq1(other)
+                if matcher.quick_ratio() >= best_ratio and matcher.ratio() >= best_ratio:
+                    best, best_ratio = other, matcher.ratio()
+        return best
+
+    def _flags(self, words):
+        """The entries of flag columns: a question names their meaning, not the letter stored."""
+        wanted = {SEXES.get(word) for word in words}
+        words = [word for word in words if len(word) > 3 and word not in STOP]
+        return [[entry for entry in entries if fold(entry[2]) in wanted
+                 or any(word in fold(column) for word in words)]
+                for (_, column), entries in self.flags.items()]
+
+    def _build(self):
+        """Read the database and index what it holds."""
+        for table in self.schema.tables:
+            for name in (table.name, *(column.name for column in table.columns)):
+                head = fold((NAME_PART.findall(name) or [name])[-1])
+                self.nouns.update((head, *inflections(head)))
+        try:
+            with closing(sqlite3.connect(database_uri(self.db_path), uri=True)) as db:
+                db.text_factory = lambda raw: raw.decode(errors="surrogateescape")
+                columns = {(table.name, column.name): distinct_text(db, table.name, column.name)
+                           for table in self.schema.tables for column in table.columns
+                           if column.type != "number"}
+        except (sqlite3.Error, OSError) as error:
+            raise DataError(f"{self.db_path}: {error}") from error
+        self.entries = {}
+        for column, values in columns.items():
+            for value in values:
+                self.entries.setdefault(phrase(value), []).append((*column, value))
+            if all(fold(value) in FLAGS for value in values):
+                self.flags[column] = [(*column, value) for value in values]
+        for key in self.entries:
+            self.spellings.setdefault((start(key), len(key)), []).append(key)
+
+
+# ---------------------------------------------------------------------------------------------
+# Profiles
+
+@dataclass(frozen=True)
+class Profile:
+    """One column: how many rows were looked at, how many are not NULL, how many differ."""
+    rows: int
+    filled: int
+    distinct: int
+    values: tuple           # distinct ones that can be written as a literal, sorted
+    numeric: bool           # all of them are numbers
+
+    @property
+    def unique(self):
+        return self.filled == self.distinct == self.rows
+
+    @property
+    def identifies(self):
+        """Does a value stand for one row?"""
+        return self.filled == self.distinct
+
+    @cached_property
+    def fractions(self):
+        return self.numeric and any(value % 1 for value in self.values)
+
+    @cached_property
+    def years(self):
+        return self.numeric and not self.fractions and bool(self.values) and (
+            1500 <= self.values[0] <= self.values[-1] <= 2100)
+
+    def kinds(self, limit):
+        """Do the values sort rows into kinds? Numbers do so if they are few and come again."""
+        figures = self.numeric or self.values and all(
+            FIGURE.fullmatch(str(value)) for value in self.values)
+        return not figures or (not self.fractions and self.distinct <= limit
+                               and self.distinct * 2 <= self.filled)
+
+
+class Profiles:
+    """Profiles of a database's columns, each read once through a read-only connection."""
+
+    def __init__(self, db_path):
+        self.path, self._connection, self._known = db_path, None, {}
+
+    def of(self, table, column):
+        """The Profile of a column; of an empty one where the database lacks it."""
+        key = (table, column)
+        if key not in self._known:
+            try:
+                self._known[key] = self._read(quote_name(table), quote_name(column))
+            except (OSError, sqlite3.Error) as problem:
+                if not re.match("no such (table|column)", str(problem)):
+                    raise DataError(f"{self.path}: {problem}") from problem
+                # tables.json lists what the file does not have
+                self._known[key] = Profile(0, 0, 0, (), False)
+        return self._known[key]
+
+    def close(self):
+        if self._connection:
+            self._connection.close()
+        self._connection = None
+
+    def _read(self, table, column):
+        if self._connection is None:
+            self._connection = sqlite3.connect(database_uri(self.path), uri=True)
+            self._connection.text_factory = lambda cell: cell.decode("utf-8", "replace")
+        ask = self._connection.execute
+        # A qualified name: SQLite reads an unknown bare one in double quotes as text.
+        some = f"(SELECT {table}.{column} AS v FROM {table} LIMIT {ROWS})"
+        rows, filled, distinct = ask(
+            f"SELECT COUNT(*), COUNT(v), COUNT(DISTINCT v) FROM {some}").fetchone()
+        found = [value for value, in ask(
+            f"SELECT DISTINCT v FROM {some} WHERE v IS NOT NULL LIMIT {SAMPLE}")]
+        numeric = bool(found) and all(isinstance(value, (int, float)) for value in found)
+        values = sorted(filter(_writable, found), key=lambda value: (isinstance(value, str), value))
+        return Profile(rows, filled, distinct, tuple(values), numeric)
+
+
+def _writable(value):
+    """Can a person type it, and SQL hold it as a literal?"""
+    if isinstance(value, str):
+        return (0 < len(value) <= 40 and value.isprintable() and value == value.strip()
+                and "\ufffd" not in value and not re.fullmatch("[a-z]", value))
+    return isinstance(value, (int, float)) and abs(value) < 1e15

@@ -1,0 +1,1127 @@
+"""A decoder-only transformer written by hand: loading and saving, log-probabilities, generation.
+
+It reads and writes Hugging Face folders (config.json, model.safetensors, tokenizer.json) of Llama 2
+and 3, CodeLlama, DeepSeek-Coder, Mistral, Qwen2, Qwen2.5 and Qwen3: rotary positions, RMSNorm,
+SwiGLU, grouped-query attention.  Where to find what:
+
+    ModelConfig                         config.json, and what of it is refused
+    Transformer                         the network; random_model
+    load_pretrained, save_pretrained    Hugging Face folders and hub ids
+    add_lora, merge_lora, save_adapter  LoRA in PEFT's format
+    Tokenizer, train_tokenizer          tokenizer.json, chat templates, prompts
+    token_logprobs                      log p of chosen tokens without the whole logits
+    pack, sequence_logprobs             many sequences behind one prefix, and their log p
+    generate                            sampling over a static cache
+
+Shape letters used in the comments:
+    B rows of a batch    T tokens in a row     V vocabulary       D hidden size
+    H attention heads    K key/value heads     E size of a head   M scored tokens     N sequences
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+import jinja2
+import jinja2.sandbox
+import tokenizers
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.utils.checkpoint import checkpoint
+
+from sqlexec import DataError
+
+# ---------------------------------------------------------------------------------------------
+# Configuration
+
+# Qwen3's is a Llama with a norm on queries and keys; Mistral's is one with a sliding window.
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+         "num_attention_heads")
+
+
+@dataclass
+class ModelConfig:
+    """The fields of config.json that the model uses, under their Hugging Face names."""
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope: dict                    # rope_type, rope_theta, and what the type needs
+    tie_word_embeddings: bool
+    qkv_bias: bool
+    o_bias: bool
+    qk_norm: bool
+    windows: tuple                # of each layer: how many keys a query sees, 0 = all before it
+    eos: tuple                    # every token id that ends an answer
+    raw: dict                     # config.json as it was read: what is saved
+
+    @staticmethod
+    def tiny(vocab_size, hidden_size=32, layers=2, heads=2, kv_heads=1, eos=(0,)):
+        """A small Qwen2 configuration with head size hidden_size / heads and a tied head."""
+        return ModelConfig.parse({
+            "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu",
+            "vocab_size": vocab_size, "hidden_size": hidden_size,
+            "intermediate_size": (hidden_size * 8 // 3 + 15) // 16 * 16,
+            "num_hidden_layers": layers, "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+            "tie_word_embeddings": True, "eos_token_id": list(eos)})
+
+    @staticmethod
+    def read(folder):
+        """From FOLDER/config.json, and the end tokens of generation_config.json where there is one;
+        DataError where it is missing, not JSON, or asks for what is not supported."""
+        path, more = Path(folder) / "config.json", Path(folder) / "generation_config.json"
+        raw, generation = read_json(path), read_json(more) if more.exists() else {}
+        try:
+            return ModelConfig.parse(raw, generation)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+
+    @staticmethod
+    def parse(raw, generation={}):
+        """From the objects that config.json and generation_config.json hold."""
+        refuse_unsupported(raw)
+        sizes = [raw.get(name) for name in SIZES]
+        for name, size in zip(SIZES, sizes):
+            if not isinstance(size, int) or size < 1:
+                raise DataError(f"{name} is {size}, not a positive number")
+        D, layers, heads = sizes[1], *sizes[3:]
+        kv_heads = raw.get("num_key_value_heads") or heads
+        if not isinstance(kv_heads, int) or heads % kv_heads:
+            raise DataError(f"num_key_value_heads is {kv_heads}, no divisor of {heads} heads")
+        kind = raw["architectures"][0].removesuffix("ForCausalLM").lower()
+        bias = bool(raw.get("attention_bias")) and kind in ("llama", "qwen3")
+        return ModelConfig(
+            *sizes, kv_heads, raw.get("head_dim") or D // heads,
+            raw.get("rms_norm_eps", 1e-6), rope_settings(raw),
+            raw.get("tie_word_embeddings", False), bias or kind == "qwen2", bias, kind == "qwen3",
+            windows(raw, kind, layers),
+            tuple(dict.fromkeys(end_tokens(raw) + end_tokens(generation))), raw)
+
+    def to_json(self):
+        """The config.json of this model, readable by transformers."""
+        return {**self.raw, "eos_token_id": list(self.eos)}
+
+
+def refuse_unsupported(raw):
+    """DataError naming what this file's transformer does not do."""
+    if (architecture := (raw.get("architectures") or ["none"])[0]) not in ARCHITECTURES:
+        raise DataError(f"architecture {architecture} is not supported "
+                        f"(supported: {', '.join(ARCHITECTURES)})")
+    if raw.get("quantization_config"):
+        raise DataError("quantised weights are not supported")
+    if raw.get("mlp_bias"):
+        raise DataError("mlp_bias is not supported")
+    if (act := raw.get("hidden_act", "silu")) != "silu":
+        raise DataError(f"hidden_act {act} is not supported (supported: silu)")
+
+
+def rope_settings(raw):
+    """The rotary settings of a config.json: rope_parameters, or the older rope_theta and
+    rope_scaling."""
+    rope = {"rope_theta": raw.get("rope_theta") or 10000.0,
+            **(raw.get("rope_parameters") or raw.get("rope_scaling") or {})}
+    kind = rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
+    needs = {"default": (), "linear": ("factor",),
+             "llama3": ("factor", "low_freq_factor", "high_freq_factor",
+                        "original_max_position_embeddings")}
+    if kind not in needs:
+        raise DataError(f"rope type {kind} is not supported (supported: {', '.join(needs)})")
+    if rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1)) != 1:
+        raise DataError("partial_rotary_factor is not supported")
+    for name in ("rope_theta",) + needs[kind]:
+        if not isinstance(rope.get(name), (int, float)) or rope[name] <= 0:
+            raise DataError(f"rope's {name} is {rope.get(name)}, not a positive number")
+    return rope
+
+
+def windows(raw, kind, layers):
+    """The sliding window of each layer, 0 where it sees everything before it."""
+    if kind == "mistral":                                  # transformers' default, if the key lacks
+        return (raw.get("sliding_window", 4096) or 0,) * layers
+    window = raw.get("sliding_window") if raw.get("use_sliding_window") else None
+    if kind == "llama" or not window:
+        return (0,) * layers
+    first = raw.get("max_window_layers", 28)
+    types = raw.get("layer_types") or ["sliding_attention" if i >= first else "full_attention"
+                                       for i in range(layers)]
+    return tuple(window if t == "sliding_attention" else 0 for t in types)
+
+
+def end_tokens(raw):
+    """eos_token_id of a config as a tuple: it may be missing, a number or a list."""
+    eos = raw.get("eos_token_id")
+    tokens = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
+    if not all(isinstance(token, int) for token in tokens):
+        raise DataError(f"eos_token_id is {eos}, not a token's id or a list of them")
+    return tokens
+
+
+def read_json(path):
+    """The JSON object in a file; DataError with the place where it cannot be read."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: not a JSON object")
+    return value
+
+
+# ---------------------------------------------------------------------------------------------
+# The transformer.  Module names are the checkpoint's keys.
+
+class RMSNorm(nn.Module):
+    def __init__(self, size, eps):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
+
+    def forward(self, x):
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).to(x.dtype)
+
+
+def frequencies(c, device):
+    """Radians that each pair of a head's dimensions turns by in one position: (E/2,) float32."""
+    rope, E = c.rope, c.head_dim
+    turn = rope["rope_theta"] ** -(torch.arange(0, E, 2, device=device).float() / E)
+    if rope["rope_type"] == "default":
+        return turn
+    if rope["rope_type"] == "linear":
+        return turn / rope["factor"]
+    # llama3: what turns often within the original context stays, what hardly turns is stretched by
+    # `factor`, and in between the two are mixed.
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    turns = rope["original_max_position_embeddings"] * turn / (2 * math.pi)
+    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    return turn * (keep + (1 - keep) / rope["factor"])
+
+
+def rope_table(positions, c):
+    """cos and sin of the rotary embedding at positions (B, T): (B, 1, T, E) each, in float32."""
+    inverse = frequencies(c, positions.device)
+    angles = positions[:, None, :, None].float() * inverse                # (B, 1, T, E/2)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x, cos, sin):
+    """Rotary embedding of x (B, H, T, E), the halves convention of Llama and Qwen."""
+    a, b = x.chunk(2, dim=-1)
+    return x * cos.to(x.dtype) + torch.cat([-b, a], dim=-1) * sin.to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.c = c
+        D, H, K, E = c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim
+        self.q_proj = nn.Linear(D, H * E, bias=c.qkv_bias)
+        self.k_proj = nn.Linear(D, K * E, bias=c.qkv_bias)
+        self.v_proj = nn.Linear(D, K * E, bias=c.qkv_bias)
+        self.o_proj = nn.Linear(H * E, D, bias=c.o_bias)
+        if c.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(E, c.rms_norm_eps), RMSNorm(E, c.rms_norm_eps)
+
+    def forward(self, x, rope, mask, memory=None):
+        """x (B, T, D); mask (B, 1, T, keys) bool, True where a query may look; memory: a
+        KVCache.layer, which takes this call's keys and values and gives back those of all `keys`.
+        """
+        B, T, _ = x.shape
+        q, k, v = (p(x).view(B, T, -1, self.c.head_dim).transpose(1, 2)
+                   for p in (self.q_proj, self.k_proj, self.v_proj))      # (B, H or K, T, E)
+        if self.c.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        if memory is not None:
+            k, v = memory(k, v)
+        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1))
+
+
+def attend(q, k, v, mask):
+    """Softmax attention of q (B, H, T, E) over k and v (B, K, keys, E): (B, H, T, E)."""
+    B, H, T, E = q.shape
+    K = k.shape[1]
+    if T == 1:                        # a group's heads in the place of T: no key is copied
+        return F.scaled_dot_product_attention(q.view(B, K, H // K, E), k, v, mask).view(B, H, 1, E)
+    if q.is_cuda:                     # its kernels take a mask or grouped heads, not both
+        k, v = k.repeat_interleave(H // K, 1), v.repeat_interleave(H // K, 1)
+    return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
+
+
+class MLP(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.self_attn = Attention(c)
+        self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.mlp = MLP(c)
+
+    def forward(self, x, rope, mask, memory=None):
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, memory)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        # Without values: to draw some on the meta device, torch would import for seconds.
+        self.embed_tokens = nn.Embedding.from_pretrained(
+            torch.empty(c.vocab_size, c.hidden_size), freeze=False)
+        self.layers = nn.ModuleList(Block(c) for _ in range(c.num_hidden_layers))
+        self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+
+
+class Transformer(nn.Module):
+    """Token ids to hidden states.  Logits are left to `token_logprobs` and `generate`, which need
+    them at a few positions only."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.fast = False             # train under bfloat16 autocast (see `fast_bf16`)
+        self.recompute = False        # keep no activations inside layers: less memory, more time
+        self.adapter = None           # PEFT's settings, where `add_lora` was here
+        self.model = Decoder(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def head(self):
+        """The output matrix (V, D)."""
+        return (self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head).weight
+
+    @property
+    def device(self):
+        return self.head.device
+
+    def forward(self, ids, positions, mask, memory=None):
+        """ids, positions (B, T) int64; mask (B, 1, T, keys) bool -> normed hidden states (B, T, D).
+
+        memory: a KVCache to read and to grow; its key j lies at position j."""
+        x = self.model.embed_tokens(ids)
+        rope = rope_table(positions, self.config)
+        places = torch.arange(mask.shape[-1], device=ids.device)[None]
+        keys = positions if memory is None else places                    # (B or 1, keys)
+        masks = {w: windowed(mask, positions, keys, w) for w in set(self.config.windows)}
+        for i, layer in enumerate(self.model.layers):
+            layer_mask = masks[self.config.windows[i]]
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, rope, layer_mask, use_reentrant=False)
+            else:
+                x = layer(x, rope, layer_mask, None if memory is None else memory.layer(i))
+        return self.model.norm(x)
+
+
+def windowed(mask, positions, keys, window):
+    """The mask less the keys that lie `window` positions back or further; all of it at 0."""
+    if window == 0:
+        return mask
+    return mask & (positions[:, None, :, None] - keys[:, None, None, :] < window)
+
+
+def random_model(config, seed=0):
+    """Weights drawn N(0, 0.02), residual projections scaled down by depth (GPT-2, section 2.3)."""
+    model = Transformer(config)
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in model.named_parameters():
+        if p.dim() == 2:
+            deep = name.endswith(("o_proj.weight", "down_proj.weight"))
+            std = 0.02 / (2 * config.num_hidden_layers) ** 0.5 if deep else 0.02
+            nn.init.normal_(p, std=std, generator=generator)
+        elif name.endswith("bias"):
+            nn.init.zeros_(p)
+    return model
+
+
+# ---------------------------------------------------------------------------------------------
+# Hugging Face folders
+
+INDEX = "model.safetensors.index.json"
+
+
+def local_folder(name):
+    """The folder called `name`, or else the local copy of the model of that id on the Hugging Face
+    hub, fetched where needed."""
+    if Path(name).exists() or str(name).count("/") != 1:
+        return Path(name)
+    try:
+        return Path(huggingface_hub.snapshot_download(
+            str(name), allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DataError(f"{name}: no such folder, and not to be had from the hub "
+                        f"({reason})") from None
+
+
+def base_folder(name):
+    """The folder of a model's weights and tokeniser; of an adapter, its base model's."""
+    folder = local_folder(name)
+    adapter = folder / ADAPTER_CONFIG
+    if (folder / "config.json").exists() or not adapter.exists():
+        return folder
+    base = read_json(adapter).get("base_model_name_or_path")
+    if not isinstance(base, str):
+        raise DataError(f"{adapter}: base_model_name_or_path is {base}, not a folder or hub id")
+    return local_folder(base)
+
+
+def load_pretrained(name, device="cpu", dtype=torch.float32):
+    """Transformer from a Hugging Face folder or hub id, built on meta and filled tensor by tensor;
+    from a folder of a PEFT adapter, its base model with the adapter beside it.
+
+    DataError for a missing, broken or unsupported checkpoint, naming the file and the tensor."""
+    folder = local_folder(name)
+    base = base_folder(folder)
+    with torch.device("meta"):
+        model = Transformer(ModelConfig.read(base))
+    wanted = dict(model.named_parameters())
+    for shard in shards(base):
+        for key, tensor in read_tensors(shard, device):
+            if not ignored(key, model.config):
+                fill(model, key, tensor, dtype, wanted, shard)
+    if wanted:
+        raise DataError(f"{base}: tensor {sorted(wanted)[0]} is missing")
+    return model if base == folder else load_adapter(model, folder)
+
+
+def read_tensors(path, device):
+    """(key, tensor) of each tensor in a safetensors file."""
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as tensors:
+            for key in tensors.keys():
+                yield key, tensors.get_tensor(key)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+
+
+def shards(folder):
+    """The safetensors files of a folder, from its index where there is no single file."""
+    single, index = folder / "model.safetensors", folder / INDEX
+    if single.exists():
+        return [single]
+    if not index.exists():
+        raise DataError(f"{folder}: neither model.safetensors nor {INDEX} is there")
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise DataError(f"{index}: no weight_map from tensors to files")
+    files = [folder / name for name in sorted(set(places.values()))]
+    for path in files:
+        if not path.exists():
+            raise DataError(f"{index} names {path.name}, which is not there")
+    return files
+
+
+def ignored(key, config):
+    """Tensors that add nothing: a tied head stored twice, the rotary tables of old Llama files."""
+    return key.endswith("rotary_emb.inv_freq") or (
+        key == "lm_head.weight" and config.tie_word_embeddings)
+
+
+def fill(model, key, tensor, dtype, wanted, shard):
+    """Put a loaded tensor in the place of the meta parameter `key`, and tick it off `wanted`."""
+    if key not in wanted:
+        raise DataError(f"{shard}: {key} has no place in the model of the config")
+    if tensor.shape != wanted[key].shape:
+        raise DataError(f"{shard}: {key} has shape {tuple(tensor.shape)}, "
+                        f"the config says {tuple(wanted[key].shape)}")
+    if not tensor.is_floating_point():
+        raise DataError(f"{shard}: {key} is {tensor.dtype}: quantised weights are not supported")
+    module, _, leaf = key.rpartition(".")
+    setattr(model.get_submodule(module), leaf, nn.Parameter(tensor.to(dtype)))
+    del wanted[key]
+
+
+def save_pretrained(model, folder, dtype=None):
+    """Write config.json and model.safetensors; transformers, PEFT and vLLM read the folder.
+
+    An adapter is written merged.  dtype: of the weights in the file; as they are, if None."""
+    tensors = {k: v for k, v in model.state_dict().items() if ".lora_" not in k}
+    tensors.update({f"{name}.weight": layer.merged() for name, layer in lora_layers(model)})
+    tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in tensors.items()}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(tensors, folder / "model.safetensors")
+    stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    raw = {k: v for k, v in model.config.to_json().items() if k != "dtype"}
+    (folder / "config.json").write_text(json.dumps({**raw, "torch_dtype": stored}, indent=2) + "\n")
+
+
+def write_tensors(tensors, path):
+    """A safetensors file that is there whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata={"format": "pt"})
+    os.replace(temporary, path)
+
+
+# ---------------------------------------------------------------------------------------------
+# LoRA (Hu et al., arXiv 2106.09685), in PEFT's format: adapters come from and go to PEFT and vLLM
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Settings of PEFT that change what an adapter computes, and are not done here.
+LORA_REFUSED = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias",
+                "layers_to_transform", "layer_replication", "fan_in_fan_out", "exclude_modules",
+                "trainable_token_indices", "target_parameters", "alora_invocation_tokens",
+                "use_qalora", "use_bdlora", "arrow_config", "kasa_config")
+
+
+class LoRALinear(nn.Linear):
+    """A linear layer that stands still, and beside it a low-rank one that learns, in float32:
+    y = W x + b + scale B A x, where A is (rank, in) and B (out, rank)."""
+
+    def __init__(self, linear, rank, scale):
+        super().__init__(linear.in_features, linear.out_features, device="meta")
+        self.weight, self.bias, self.scale = linear.weight, linear.bias, scale
+        self.lora_A = nn.Linear(self.in_features, rank, bias=False, device="meta")
+        self.lora_B = nn.Linear(rank, self.out_features, bias=False, device="meta")
+
+    def forward(self, x):
+        thin = self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype)))
+        return super().forward(x) + (self.scale * thin).to(x.dtype)
+
+    def merged(self):
+        """W + scale B A, summed in float32 and rounded once to W's precision."""
+        change = self.scale * (self.lora_B.weight.float() @ self.lora_A.weight.float())
+        return (self.weight.float() + change).to(self.weight.dtype)
+
+
+def lora_layers(model):
+    """(name, layer) of each adapted layer."""
+    return [(n, layer) for n, layer in model.named_modules() if isinstance(layer, LoRALinear)]
+
+
+def add_lora(model, rank=16, alpha=32, targets=LORA_TARGETS, seed=0):
+    """Freeze the model and put an adapter beside each layer that `targets` names, as PEFT names
+    them: ends of layer names, one regular expression, or "all-linear".
+
+    B is 0, so that nothing changes before the first step.  DataError if no layer fits."""
+    model = adapt(model, {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank,
+                          "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none",
+                          "target_modules": targets if isinstance(targets, str) else list(targets)})
+    generator = torch.Generator(model.device).manual_seed(seed)
+    for _, layer in lora_layers(model):
+        layer.lora_A.to_empty(device=model.device)
+        layer.lora_B.to_empty(device=model.device)
+        nn.init.kaiming_uniform_(layer.lora_A.weight, a=5 ** 0.5, generator=generator)
+        nn.init.zeros_(layer.lora_B.weight)
+    return model
+
+
+def adapt(model, settings):
+    """Put in the layers that the object of an adapter_config.json describes, still without values;
+    DataError naming what is not supported."""
+    refuse_adapter(settings)
+    rank, alpha, targets = (settings.get(k) for k in ("r", "lora_alpha", "target_modules"))
+    for name, value in (("r", rank), ("lora_alpha", alpha)):
+        if not isinstance(value, (int, float)) or value <= 0:
+            raise DataError(f"{name} is {value}, not a positive number")
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    chosen = [name for name in linear if is_target(name, targets or ())]
+    if not chosen:
+        raise DataError(f"target_modules {targets} fits no layer")
+    if "lm_head" in chosen:
+        raise DataError("an adapter of lm_head is not supported")
+    model.requires_grad_(False)
+    for name in chosen:
+        scale = alpha / (rank ** 0.5 if settings.get("use_rslora") else rank)
+        model.set_submodule(name, LoRALinear(model.get_submodule(name), rank, scale))
+    model.adapter = settings
+    return model
+
+
+def refuse_adapter(settings):
+    """DataError naming what an adapter_config.json asks for and is not done here."""
+    if (kind := settings.get("peft_type")) != "LORA":
+        raise DataError(f"peft_type {kind} is not supported (supported: LORA)")
+    for name in LORA_REFUSED:
+        if settings.get(name):
+            raise DataError(f"{name} is not supported")
+    if (bias := settings.get("bias", "none")) != "none":
+        raise DataError(f"bias {bias} is not supported (supported: none)")
+    if (start := settings.get("init_lora_weights")) not in (None, True, False, "gaussian"):
+        raise DataError(f"init_lora_weights {start} is not supported: it changes the base model")
+
+
+def is_target(name, targets):
+    """Whether PEFT's target_modules mean the linear layer of this name."""
+    if targets == "all-linear":
+        return name != "lm_head"
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == t or name.endswith("." + t) for t in targets)
+
+
+def load_adapter(model, folder):
+    """Put a PEFT adapter beside the layers of its base model; DataError where it does not fit."""
+    config, weights = Path(folder) / ADAPTER_CONFIG, Path(folder) / ADAPTER_WEIGHTS
+    try:
+        adapt(model, read_json(config))
+    except DataError as error:
+        raise DataError(f"{config}: {error}") from None
+    wanted = {k: p for k, p in model.named_parameters() if ".lora_" in k}
+    for key, tensor in read_tensors(weights, model.device):
+        fill(model, key.removeprefix("base_model.model."), tensor, torch.float32, wanted, weights)
+    if wanted:
+        raise DataError(f"{weights}: tensor {sorted(wanted)[0]} is missing")
+    return model
+
+
+def save_adapter(model, folder, base):
+    """Write adapter_config.json and adapter_model.safetensors; base: folder or hub id of the model
+    that the adapter is for."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors({f"base_model.model.{k}": v.detach().cpu().contiguous()
+                   for k, v in model.state_dict().items() if ".lora_" in k},
+                  folder / ADAPTER_WEIGHTS)
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(
+        {**model.adapter, "base_model_name_or_path": str(base)}, indent=2) + "\n")
+
+
+@torch.no_grad()
+def merge_lora(model):
+    """Put each adapter into the weight it stands beside; every weight can learn again."""
+    for name, layer in lora_layers(model):
+        linear = nn.Linear(layer.in_features, layer.out_features, device="meta")
+        linear.weight, linear.bias = nn.Parameter(layer.merged()), layer.bias
+        model.set_submodule(name, linear)
+    model.adapter = None
+    return model.requires_grad_(True)
+
+
+# ---------------------------------------------------------------------------------------------
+# Tokeniser
+
+class Tokenizer:
+    """A checkpoint's tokenizer.json, and its chat template where it has one."""
+
+    def __init__(self, name):
+        self.folder = base_folder(name)
+        path = self.folder / "tokenizer.json"
+        read_json(path)                                    # a clear error where it is missing
+        try:
+            self.core = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:                         # the library raises bare Exception
+            raise DataError(f"{path}: not a tokenizer ({error})") from None
+        settings = self.folder / "tokenizer_config.json"
+        self.settings = read_json(settings) if settings.exists() else {}
+        self.template = chat_template(self.folder, self.settings)
+        self.end = self.end_token()
+
+    def end_token(self):
+        """The id that ends an answer: the tokeniser's own eos_token, if the model stops at it."""
+        if not (self.folder / "config.json").exists():
+            return 0
+        config = ModelConfig.read(self.folder)
+        largest = max(self.core.get_vocab().values())
+        if largest >= config.vocab_size:
+            raise DataError(f"{self.folder}: tokenizer.json has token {largest}, config.json says "
+                            f"vocab_size {config.vocab_size}")
+        own = self.core.token_to_id(self.special("eos_token"))
+        if own is None and not config.eos:
+            raise DataError(f"{self.folder}: neither config.json nor the tokeniser has an end "
+                            "token")
+        return own if own in config.eos or not config.eos else config.eos[0]
+
+    def special(self, name):
+        """The text of a special token such as bos_token, empty where there is none."""
+        token = self.settings.get(name) or ""
+        return token["content"] if isinstance(token, dict) else token
+
+    def encode(self, text):
+        return self.core.encode(text, add_special_tokens=False).ids
+
+    def encode_all(self, texts):
+        return [e.ids for e in self.core.encode_batch(texts, add_special_tokens=False)]
+
+    def prompt(self, text):
+        """The ids that ask for a continuation of `text`: as a chat turn where the checkpoint has a
+        template, else as plain text."""
+        if self.template is None:
+            return self.core.encode(text).ids              # with the bos the checkpoint wants
+        try:
+            return self.encode(self.template.render(
+                messages=[{"role": "user", "content": text}], add_generation_prompt=True,
+                bos_token=self.special("bos_token"), eos_token=self.special("eos_token")))
+        except jinja2.TemplateError as error:
+            raise DataError(f"{self.folder}: the chat template fails ({error})") from None
+
+    def decode(self, ids):
+        return self.core.decode(ids, skip_special_tokens=True)
+
+    def save(self, folder):
+        """Copy what makes the tokeniser: training it anew would give other ids."""
+        for name in TOKENIZER_FILES:
+            if (self.folder / name).exists() and self.folder.resolve() != Path(folder).resolve():
+                shutil.copyfile(self.folder / name, Path(folder) / name)
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json",
+                   "special_tokens_map.json", "generation_config.json", "merges.txt")
+
+
+def chat_template(folder, settings):
+    """The checkpoint's own jinja template, or None.  It is somebody else's code: sandboxed."""
+    path = folder / "chat_template.jinja"
+    source = path.read_text(encoding="utf-8") if path.exists() else settings.get("chat_template")
+    if isinstance(source, list):                           # several, by name
+        source = {entry["name"]: entry["template"] for entry in source}.get("default")
+    if not source:
+        return None
+    # The settings and functions that templates are written for, those of transformers.
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment.globals.update(raise_exception=refuse_turn,
+                               strftime_now=lambda form: time.strftime(form))
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateError as error:
+        raise DataError(f"{folder}: the chat template does not parse ({error})") from None
+
+
+def refuse_turn(message):
+    raise jinja2.TemplateError(message)
+
+
+# A word has the same pieces wherever it stands (behind a space, a dot, a quote, an underscore), so
+# that a small model can copy it: spaces are tokens of their own, but those beside SQL keywords,
+# beside punctuation and beside the commonest English words belong to them.
+KEYWORDS = ("SELECT|DISTINCT|FROM|JOIN|ON|AS|WHERE|AND|OR|NOT|IN|LIKE|BETWEEN|IS|NULL|GROUP BY|"
+            "HAVING|ORDER BY|DESC|LIMIT|UNION|INTERSECT|EXCEPT|COUNT|SUM|AVG|MIN|MAX")
+COMMON = ("a|an|and|are|all|by|do|does|each|every|for|from|have|has|how many|in|is|it|its|list|"
+          "many|me|more than|number of|not|of|on|or|show|than|that|the|their|there|to|was|were|"
+          "what|which|who|whose|with")
+TYPES = "text|number|time|boolean|others|key"              # of columns, in a prompt's schema
+PIECES = (rf"(?: (?:{TYPES})\b)+(?:, )?| AS T\d+| ?T\d+\.?| ?\b(?:{KEYWORDS})\b(?:(?= T\d)| ?)|"
+          rf"(?: (?:{COMMON})\b)+ ?|"
+          r"\p{Lu}?\p{Ll}+|\p{Lu}+(?!\p{Ll})|\p{L}|\p{N}| ?[^\s\p{L}\p{N}_]+ ?|_|\s")
+
+
+def train_tokenizer(texts, vocab_size, folder):
+    """Byte-level BPE over `texts` with single digits, id 0 = <end>; written to FOLDER."""
+    core = tokenizers.Tokenizer(tokenizers.models.BPE())
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
+        tokenizers.pre_tokenizers.Split(tokenizers.Regex(PIECES), "isolated"),
+        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    core.decoder = tokenizers.decoders.ByteLevel()
+    core.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=["<end>"], show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    core.save(str(Path(folder) / "tokenizer.json"))
+    (Path(folder) / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>"}) + "\n")
+    return Tokenizer(folder)
+
+
+# ---------------------------------------------------------------------------------------------
+# Log-probabilities of chosen tokens, never the whole (B, T, V)
+
+class TokenLogprobs(torch.autograd.Function):
+    """log softmax(hidden @ weight.T)[target], a block of the vocabulary at a time, as flash
+    attention does (hidden asks, the rows of weight are keys and values).
+
+    The target is kept apart from the other tokens: with z its logit and r the log-sum-exp of
+    theirs, log p = log sigmoid(z - r), which is exact where p is near 1 and never above 0.
+    Frozen head: the forward keeps the unit gradient W[y] - pW = (1 - p) (W[y] - mean of the
+    others), so the backward is one product.  Trainable head: the backward computes the logits
+    again."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, block):
+        need_hidden, ctx.need_weight = ctx.needs_input_grad[:2]
+        frozen, ctx.block = need_hidden and not ctx.need_weight, block
+        own, rest, mean = other_tokens(hidden, weight, targets, block, frozen)
+        miss = torch.sigmoid(rest - own)                                  # 1 - p, to full precision
+        if frozen:
+            unit = mean.neg_().add_(weight[targets]).mul_(miss[:, None])
+            ctx.save_for_backward(unit.to(hidden.dtype))
+        elif ctx.need_weight:
+            ctx.save_for_backward(hidden, weight, targets, torch.logaddexp(own, rest), miss)
+        return F.logsigmoid(own - rest)
+
+    @staticmethod
+    def backward(ctx, grad):
+        if not ctx.need_weight:
+            unit, = ctx.saved_tensors
+            return unit * grad[:, None].to(unit.dtype), None, None, None
+        hidden, weight, targets, lse, miss = ctx.saved_tensors
+        d_hidden, d_weight = torch.zeros_like(hidden, dtype=lse.dtype), torch.empty_like(weight)
+        for start in range(0, len(weight), ctx.block):
+            W = weight[start:start + ctx.block]
+            p = product(hidden, W.T).sub_(lse[:, None]).exp_()            # (M, block)
+            place, here = find(targets, start, len(W))
+            p.scatter_(1, place, torch.where(here, -miss[:, None], p.gather(1, place)))
+            p.mul_(-grad[:, None])                                        # now d_logits
+            d_hidden += product(p, W)
+            d_weight[start:start + ctx.block] = product(p.T, hidden)
+            del p                                          # before the next block's is made
+        return d_hidden.to(hidden.dtype), d_weight, None, None
+
+
+def other_tokens(hidden, weight, targets, block, want_mean):
+    """The target's logit (M,), the log-sum-exp of the other tokens' (M,), and where wanted the mean
+    (M, D) of the others' rows of weight, weighted by their probabilities."""
+    dtype = wide(hidden[:0]).dtype
+    own = hidden.new_zeros(len(targets), dtype=dtype)
+    high, total = own + torch.finfo(dtype).min, own.clone()               # running maximum and sum
+    mean = torch.zeros_like(hidden, dtype=dtype) if want_mean else None
+    for start in range(0, len(weight), block):
+        W = weight[start:start + block]
+        z = product(hidden, W.T)                                          # (M, block)
+        place, here = find(targets, start, len(W))
+        here_z = z.gather(1, place)
+        own = torch.where(here, here_z, own[:, None])[:, 0]
+        z.scatter_(1, place, torch.where(here, -torch.inf, here_z))
+        high, before = torch.maximum(high, z.amax(1)), high
+        shrink = (before - high).exp_()
+        z = z.sub_(high[:, None]).exp_()
+        total = total.mul_(shrink).add_(z.sum(1))
+        if want_mean:
+            mean = mean.mul_(shrink[:, None]).add_(product(z, W))
+        del z                                              # before the next block's is made
+    return own, total.log() + high, mean.div_(total[:, None]) if want_mean else None
+
+
+def find(targets, start, size):
+    """Where each target lies in a block of the vocabulary, (M, 1), and whether it does (M, 1)."""
+    place = targets[:, None] - start
+    return place.clamp(0, size - 1), (place >= 0) & (place < size)
+
+
+def wide(x):
+    """x in float32 or wider: what sums and exponentials are computed in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def product(a, b):
+    """a @ b, summed and given in float32 or wider.  On a GPU, the factors meet in b's precision."""
+    if a.is_cuda and b.dtype == torch.bfloat16:
+        return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
+    return wide(a) @ wide(b)
+
+
+def token_logprobs(hidden, weight, targets, block=None):
+    """log p(target) of each row: hidden (M, D), weight (V, D), targets (M,) -> (M,) float32, <= 0.
+
+    Differentiable in hidden and weight; float64 stays float64.  block: how many tokens of the
+    vocabulary have logits at one time, by default 2048, or what 512 MB of a GPU hold."""
+    if block is None:
+        block = max(2048, 2 ** 27 // max(1, len(targets)) if hidden.is_cuda else 0)
+    return TokenLogprobs.apply(hidden, weight, targets, block)
+
+
+# ---------------------------------------------------------------------------------------------
+# Sequence log-probabilities: many sequences behind one prefix
+
+@dataclass
+class Batch:
+    """Sequences laid out as rows [prefix, branch, branch ...]; a branch sees its prefix and itself.
+
+    source[i] is the flat (row * T + column) place whose hidden state predicts target[i], a scored
+    token of sequence owner[i].  Equal to one padded row a sequence, at a fraction of the tokens."""
+    ids: torch.Tensor          # (B, T)
+    positions: torch.Tensor    # (B, T)
+    branch: torch.Tensor       # (B, T): 0 prefix, 1.. branches, -1 padding
+    source: torch.Tensor       # (M,)
+    target: torch.Tensor       # (M,)
+    owner: torch.Tensor        # (M,) in 0..N-1
+    size: int                  # N
+
+    def mask(self):
+        """(B, 1, T, T) bool: earlier, and in the prefix or in one's own branch."""
+        b, T = self.branch, self.ids.shape[1]
+        seen = (b[:, None, :] == 0) | (b[:, None, :] == b[:, :, None])
+        return (seen & torch.ones(T, T, dtype=torch.bool, device=b.device).tril())[:, None]
+
+    def to(self, device):
+        return Batch(*(v.to(device) if torch.is_tensor(v) else v for v in vars(self).values()))
+
+
+def pack(groups):
+    """Batch of groups of sequences; a sequence is (ids, n): its first n ids are prompt, the rest is
+    scored.  A group's prefix is what all its prompts begin with, at most up to their last token.
+
+    >>> b = pack([[([1, 2, 3, 7], 3), ([1, 2, 4, 8, 9], 3)]])
+    >>> b.ids[:, :7].tolist(), b.positions[:, :7].tolist(), b.branch[:, :7].tolist()
+    ([[1, 2, 3, 7, 4, 8, 9]], [[0, 1, 2, 3, 2, 3, 4]], [[0, 0, 1, 1, 2, 2, 2]])
+    >>> b.source.tolist(), b.target.tolist(), b.owner.tolist()
+    ([2, 4, 5], [7, 8, 9], [0, 1, 1])
+    """
+    rows, scored, size = [], [], 0
+    for group in groups:
+        shared = common_prefix([ids[:n] for ids, n in group])
+        row = [(token, i, 0) for i, token in enumerate(group[0][0][:shared])]
+        for k, (ids, n) in enumerate(group, 1):
+            start = len(row) - shared                      # place of position p of this sequence
+            scored += [(len(rows), shared - 1 if p == shared else start + p - 1, ids[p], size)
+                       for p in range(n, len(ids))]
+            row += [(ids[p], p, k) for p in range(shared, len(ids))]
+            size += 1
+        rows.append(row)
+    T = -(-max(map(len, rows)) // 64) * 64                 # few distinct shapes: kernels are reused
+    table = torch.tensor([row + [(0, 0, -1)] * (T - len(row)) for row in rows])   # (B, T, 3)
+    row, column, target, owner = torch.tensor(scored, dtype=torch.long).reshape(-1, 4).unbind(-1)
+    return Batch(*(x.contiguous() for x in table.unbind(-1)),
+                 source=row * T + column, target=target, owner=owner, size=size)
+
+
+def common_prefix(sequences):
+    """How many first elements all the sequences share."""
+    low, high = min(sequences), max(sequences)             # in order, these two differ the most
+    return next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
+
+
+def sequence_logprobs(model, batch):
+    """log p(answer | prompt) of each sequence: the SUM of its scored tokens' log-probabilities.
+
+    Returns (N,) float32, differentiable.  Main and opponent are both scored by this function."""
+    with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=model.fast):
+        hidden = model(batch.ids, batch.positions, batch.mask())          # (B, T, D)
+    logp = token_logprobs(hidden.flatten(0, 1)[batch.source], model.head, batch.target)
+    return logp.new_zeros(batch.size).index_add(0, batch.owner, logp)
+
+
+def fast_bf16(device):
+    """Whether matrix products run faster in bfloat16 here: on a GPU, or a CPU with AMX tiles."""
+    return device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+
+
+# ---------------------------------------------------------------------------------------------
+# Generation: a static cache whose slots are refilled as their rows finish
+
+@dataclass
+class Sample:
+    """One answer: its token ids without the end token, and whether it ended by itself."""
+    ids: list
+    finished: bool
+
+
+class KVCache:
+    """Keys and values of S slots with C positions each; the forward that reads and grows them."""
+
+    def __init__(self, model, slots, capacity):
+        c = model.config
+        shape = (c.num_hidden_layers, 2, slots, c.num_key_value_heads, capacity, c.head_dim)
+        self.model = model
+        self.head = model.head if model.device.type == "cuda" else wide(model.head)
+        self.data = torch.zeros(shape, dtype=model.head.dtype, device=model.device)
+
+    def advance(self, first, ids, start, last, width):
+        """Read ids (B, T) into slots first .. first + B - 1 from positions start (B,) on; logits
+        (B, V) of each row's column last (B,).  width: start + T of the row where it is largest.
+
+        Columns after `last` are padding: what they leave in the cache lies behind the row's end,
+        hidden until it is overwritten."""
+        device, (B, T), width = self.data.device, ids.shape, min(width, self.data.shape[4])
+        positions = start[:, None] + torch.arange(T, device=device)               # (B, T)
+        positions = positions.clamp(max=self.data.shape[4] - 1)
+        mask = torch.arange(width, device=device) <= positions[:, None, :, None]  # (B, 1, T, width)
+        self.rows, self.positions, self.width = slice(first, first + B), positions, width
+        hidden = self.model(ids, positions, mask, self)
+        return product(hidden[torch.arange(B, device=device), last], self.head.T)
+
+    def layer(self, i):
+        """What attention calls: it puts a call's keys and values (B, K, T, E) in the cache and
+        gives back (B, K, width, E), views of it."""
+        cached = self.data[i, :, self.rows]                               # (2, B, K, C, E)
+        rows = torch.arange(cached.shape[1], device=cached.device)[:, None]
+
+        def memory(*new):
+            for old, x in zip(cached, new):
+                old[rows, :, self.positions] = x.transpose(1, 2)
+            return cached[:, :, :, :self.width].unbind(0)
+        return memory
+
+    def copy(self, other, source, target, width):
+        """Copy the first `width` positions of slot `source` of another cache to slot `target`."""
+        self.data[:, :, target, :, :width] = other.data[:, :, source, :, :width]
+
+
+class Trunk:
+    """The beginning of the last prompts (a schema, a prompt to be sampled n times) in a cache of
+    its own: it is read once and copied into their slots."""
+
+    def __init__(self, model, capacity):
+        self.cache, self.ids = KVCache(model, 1, capacity), []
+
+    def reach(self, ids, shared):
+        """How many first tokens of a prompt are held; `shared` of them, where that pays."""
+        have = common_prefix([self.ids, ids[:-1]])         # the last token's logits are wanted
+        if shared - have < 16:
+            return have
+        new = torch.tensor([ids[have:shared]], device=self.cache.data.device)
+        at = torch.tensor([have], device=new.device)
+        self.cache.advance(0, new, at, at * 0, shared)
+        self.ids = ids[:shared]
+        return shared
+
+
+def shared_with_neighbours(prompts):
+    """How many first tokens each of these sorted prompts shares with the one before or behind it,
+    its last token left out.
+
+    >>> shared_with_neighbours([[1, 2, 3], [1, 2, 4, 5], [1, 2, 4, 6], [3, 4]])
+    [2, 3, 3, 0]
+    """
+    shared = [0] + [common_prefix(pair) for pair in zip(prompts, prompts[1:])] + [0]
+    return [min(max(pair), len(ids) - 1) for *pair, ids in zip(shared, shared[1:], prompts)]
+
+
+def like_lengths(lengths, most=8192):
+    """Cut the indices of `lengths` into parts that are read together: by length, so that padding
+    adds at most a quarter or 256 tokens; `most` tokens in a part, or one row.
+
+    >>> like_lengths([900, 10, 800, 11])
+    [[1, 3], [2, 0]]
+    """
+    parts, total = [], 0
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        total += lengths[i]
+        padded = lengths[i] * (len(parts[-1]) + 1) if parts else 0
+        if not parts or padded > min(most, total + max(total // 4, 256)):
+            parts.append([])
+            total = lengths[i]
+        parts[-1].append(i)
+    return parts
+
+
+def draw(logits, temperature, generator):
+    """Next tokens (B,) from logits (B, V), the likeliest at temperature 0; without the host."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    p = (logits / temperature).softmax(-1)
+    if p.is_cuda:      # the argmax of p / Exp(1) is a draw from p; sums there differ between runs
+        return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(-1)
+    below = p.cumsum(-1)
+    u = 1 - torch.rand(len(p), 1, generator=generator)                    # in (0, 1]
+    return torch.searchsorted(below, u * below[:, -1:])[:, 0]
+
+
+@dataclass
+class Row:
+    """A row in the making: its Sample, and how many positions of its slot are filled."""
+    sample: Sample
+    length: int
+
+
+LOOK = {"cuda": 8}            # how many tokens are decoded before the host looks which rows ended
+
+
+@torch.no_grad()
+def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, slots=64, progress=None):
+    """n Samples of each prompt (lists of token ids), in order: n of the first, n of the second, ...
+
+    Rows keep their own lengths (no left padding) and lie in the first slots: where one ends, the
+    last takes its slot; when a quarter is free, new prompts are read.  Greedy at temperature 0.
+    The same seed gives the same samples.  progress(rows ended) is called as rows end."""
+    samples = [Sample([], False) for _ in prompts for _ in range(n)]
+    jobs = sorted(((prompts[i // n], i) for i in range(len(samples))), reverse=True)
+    slots, look = min(slots, len(jobs)), LOOK.get(model.device.type, 1)
+    capacity = max(map(len, prompts), default=0) + max_new + look
+    cache, trunk = KVCache(model, slots, capacity), Trunk(model, capacity)
+    generator = torch.Generator(model.device).manual_seed(seed)
+    rows, eos = [], set(model.config.eos)
+    last = torch.zeros(0, dtype=torch.long, device=model.device)          # each row's last token
+    while jobs or rows:
+        first = len(rows)
+        if jobs and (slots - first) * 4 >= slots:
+            taken = [jobs.pop() for _ in range(min(slots - first, len(jobs)))]
+            order, logits = prefill(cache, trunk, first, [ids for ids, _ in taken])
+            rows += [Row(samples[taken[i][1]], len(taken[i][0])) for i in order]
+            tokens = draw(logits, temperature, generator)[:, None]
+            last = torch.cat([last, tokens[:, -1]])
+        else:
+            first, tokens = 0, decode(cache, rows, last, look, temperature, generator)
+            last = tokens[:, -1]
+        ended = [i for i, new in enumerate(tokens.tolist(), first)
+                 if extend(rows[i].sample, new, eos, max_new)]
+        if ended:
+            last = last[close_ranks(cache, rows, ended)]
+        if ended and progress:
+            progress(len(ended))
+    return samples
+
+
+def prefill(cache, trunk, first, prompts):
+    """Read sorted prompts into the slots from `first` on; the order in which they lie there, and
+    the logits (B, V) behind each one's end, in that order."""
+    shared, held, logits = shared_with_neighbours(prompts), [], []
+    parts = like_lengths([len(ids) - known for ids, known in zip(prompts, shared)])
+    order = [i for part in parts for i in part]
+    slot = {i: first + k for k, i in enumerate(order)}
+    for i, ids in enumerate(prompts):
+        held.append(trunk.reach(ids, shared[i]))
+        cache.copy(trunk.cache, 0, slot[i], held[i])
+    for part in parts:
+        rests = [prompts[i][held[i]:] for i in part]
+        T = max(map(len, rests))
+        ids, start, last = (torch.tensor(x, device=cache.data.device) for x in (
+            [rest + [0] * (T - len(rest)) for rest in rests],
+            [held[i] for i in part], [len(rest) - 1 for rest in rests]))
+        width = max(held[i] for i in part) + T
+        logits.append(cache.advance(slot[part[0]], ids, start, last, width))
+    return order, torch.cat(logits)
+
+
+def decode(cache, rows, last, steps, temperature, generator):
+    """The next tokens (B, steps) of all rows, whose last tokens (B,) are not read yet."""
+    start = torch.tensor([row.length for row in rows], device=last.device)
+    longest, tokens = max(row.length for row in rows), []
+    for i in range(steps):
+        logits = cache.advance(0, last[:, None], start + i, start * 0, longest + i + 1)
+        last = draw(logits, temperature, generator)
+        tokens.append(last)
+    for row in rows:
+        row.length += steps
+    return torch.stack(tokens, 1)
+
+
+def extend(sample, tokens, eos, max_new):
+    """Append new tokens to a sample; whether it has ended."""
+    for token in tokens:
+        sample.finished = token in eos
+        if not sample.finished:
+            sample.ids.append(token)
+        if sample.finished or len(sample.ids) == max_new:
+            return True
+    return False
+
+
+def close_ranks(cache, rows, ended):
+    """Drop the rows of these indices, the last rows in their slots; where each row was before."""
+    place = list(range(len(rows)))
+    for i in reversed(ended):
+        place[i], rows[i] = place[-1], rows[-1]
+        place.pop(), rows.pop()
+    for i, before in enumerate(place):
+        if i != before:
+            cache.copy(cache, before, i, rows[i].length)
+    return place

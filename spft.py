@@ -1,0 +1,1355 @@
+"""SPFT-SQL: self-play fine-tuning of a language model for text-to-SQL, in one file.
+
+Zhang, Duan, Su, Liu, Han: Findings of EMNLP 2025, arXiv 2509.03937.  Where to find what:
+
+    Eq. 1    split_by_execution    y+ and y-, the model's right and wrong answers (section 3.1.3)
+    Eq. 2    error_reward          R(y') = 1 where the opponent's SQL gives another result
+    Eq. 3    error_driven_loss     the loss of self-play (section 3.2)
+    Stage 0  run_sft               supervised fine-tuning, both directions
+    3.1      run_vbift             verification-based iterative fine-tuning (templates: data/)
+    Alg. 1   run_selfplay          best candidate against weakest
+
+    python spft.py --stage selfplay                  the whole method on the embedded demo
+    python spft.py --stage selfplay --loss spin      a baseline from the same candidate
+    python spft.py --stage experiment --plays 3      the paper's comparisons, over 5 seeds
+    python spft.py --stage synth --data DIR          synthetic SQL for any folder, without a model
+    python spft.py --stage eval --model DIR --data DIR --split dev
+    python spft.py --stage ask --model DIR --db FILE "how many students are there?"
+    python spft.py --stage pretrain                  how data/base was made
+
+What differs from the paper, or is left open by it:
+ 1. One set of weights serves both directions, question to SQL and SQL to question; the prompt says
+    which (the paper trains a second model).
+ 2. Templates come from a SQL reader with rules, not from a prompted LLM (data/templates.py).
+ 3. Each VBI-FT round starts from the last round's weights and trains on all synthetic pairs so far.
+ 4. Of a few sampled questions for a synthetic query, the one that names all its text values and
+    makes the query likeliest is kept; no query is dropped for being hard.
+ 5. The opponent is the weakest fine-tuned candidate: the untuned base model is not in M.
+ 6. A round of self-play that loses validation accuracy joins the candidates but never becomes main,
+    since main is always the best.
+ 7. The embedded demo starts from a 2-million-parameter model made by `--stage pretrain`.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import sys
+import time
+import zlib
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")   # spinning threads steal the verifier's core
+import torch
+import torch.nn.functional as F
+from torch import distributed
+from tqdm import tqdm
+
+import model as lm
+from data import scoring
+from data.benchmark import Data, Example
+from data.schema_text import compact, ddl, gold_first, narrow, rank
+from data.sqltree import (Literal, SQLError, house, normalise, parse, quote_name, quote_text,
+                          rewrite, to_sql, walk)
+from data.synth import run_synth
+from data.templates import TemplatePool, synthesize
+from data.values import ValueIndex
+from data.worlds import Lexicon, random_pairs, random_world
+from sqlexec import DataError, Result, Verifier, read_schema, same_result
+
+HERE = Path(__file__).resolve().parent
+BASE = HERE / "data/base"
+
+
+# ---------------------------------------------------------------------------------------------
+# The method: Eq. 1, 2 and 3
+
+def split_by_execution(items, correct):
+    """Eq. 1: y+ holds the items whose SQL gives the gold's result E(y), y- the others.
+
+    items: a list; correct: bools from the verifier, E(y') = E(y)."""
+    y_pos = [item for item, same in zip(items, correct) if same]          # Eq. 1: E(y') =  E(y)
+    y_neg = [item for item, same in zip(items, correct) if not same]      # Eq. 1: E(y') != E(y)
+    return y_pos, y_neg
+
+
+def error_reward(correct):
+    """Eq. 2: correct (N,) bool, E(y') = E(y) -> R (N,) float, 1 where the sample is wrong."""
+    return (~correct).float()                                             # Eq. 2
+
+
+def logistic(z):
+    """ell(z) = log(1 + exp(-z)), without overflow."""
+    return F.softplus(-z)
+
+
+def error_driven_loss(main_pos, opp_pos, main_neg, opp_neg, R, lam):
+    """Eq. 3 for each pair: all (N,) float32; pos: log p(y|x), neg: log p(y'|x), sums over tokens.
+
+    The first term raises correct SQL above the opponent's; the second pushes down what the
+    opponent got wrong and vanishes where it was right.  R = 1 everywhere is SPIN's and DPO's loss;
+    main = opponent gives log 2."""
+    gold_term = lam * (main_pos - opp_pos)
+    error_term = lam * R * (main_neg - opp_neg)
+    return logistic(gold_term - error_term)                               # Eq. 3
+
+
+def token_loss(logp):
+    """Cross-entropy of supervised fine-tuning, as a sum over tokens: logp (N,) sequence sums."""
+    return -logp
+
+
+# ---------------------------------------------------------------------------------------------
+# Settings: this dataclass is the command line
+
+def option(default, text):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    stage: str = option("selfplay", "sft, vbift, selfplay, experiment, synth, eval, ask or "
+                        "pretrain")
+    data: str = option(str(HERE / "data/demo"), "benchmark folder in Spider's or BIRD's layout")
+    model: str = option(str(BASE), "checkpoint folder to start from, or `random`")
+    out: str = option("runs/demo", "run directory; what it holds already is not done again")
+    split: str = option("test", "eval: the split to score")
+    db: str = option("", "ask: a SQLite file")
+    question: str = option("", "ask: in plain words; without it, a prompt for many")
+    samples: int = option(1, "ask: 1 greedy answer, or a vote of so many by what they return")
+    loss: str = option("spft", "selfplay: spft (Eq. 3), or the baselines spin, dpo, sft")
+    seed: int = option(0, "seeds weights, data order and samples")
+    seeds: int = option(5, "experiment: runs of every system, seeds 0, 1, ...")
+    limit: int = option(0, "use at most so many examples of each split; 0 = all")
+    threads: int = option(min(4, os.cpu_count()), "CPU threads")
+    device: str = option("cuda" if torch.cuda.is_available() else "cpu", "cpu or cuda")
+    # Supervised fine-tuning (stage 0)
+    sft_epochs: float = option(5.0, "passes over the labelled pairs, in both directions")
+    batch: int = option(32, "sequences a step; self-play: pairs a step")
+    lr: float = option(2e-3, "peak learning rate of fine-tuning (a 7B checkpoint wants 1e-5)")
+    lora: int = option(0, "rank of LoRA adapters, merged into each candidate; 0 = all weights")
+    recompute: int = option(0, "1 = keep no activations inside layers: less memory, more time")
+    # VBI-FT (section 3.1)
+    rounds: int = option(2, "rounds of VBI-FT")
+    synthetic: int = option(1000, "synthetic queries a round (paper: 3000)")
+    questions: int = option(3, "questions sampled for a synthetic query")
+    epochs: float = option(1.5, "passes over labelled and synthetic pairs a round")
+    # Self-play (section 3.2)
+    plays: int = option(1, "rounds of self-play")
+    lam: float = option(0.5, "lambda of Eq. 3")
+    selfplay_lr: float = option(3e-4, "peak learning rate of self-play")
+    selfplay_epochs: float = option(1.0, "passes over the self-play pairs")
+    temperature: float = option(1.0, "of the opponent's samples")
+    # Generation and verification
+    micro_tokens: int = option(32768 if torch.cuda.is_available() else 1536,
+                               "tokens of a step that are scored at one time; caches like few")
+    max_new: int = option(160, "tokens an answer may have")
+    slots: int = option(96, "rows decoded side by side")
+    timeout: float = option(5.0, "seconds a query may run")
+    pretrain_lr: float = option(2e-3, "peak learning rate of pretraining")
+    pretrain_steps: int = option(5000, "pretrain: steps of 56 questions over 14 random schemas")
+    bad_gold: str = option("stop", "a gold query that fails: stop, or skip the example")
+    schema: str = option("compact", "how prompts write a schema: compact, or ddl (CREATE TABLE)")
+    schema_budget: int = option(8000, "characters of a prompt's schema; tables beyond it are cut")
+    # Synthesis alone
+    n: int = option(3000, "synth: queries to make")
+    show: int = option(20, "synth: queries to print")
+
+
+STAGES = ("sft", "vbift", "selfplay", "experiment", "synth", "eval", "ask", "pretrain")
+LOSSES = ("spft", "spin", "dpo", "sft")
+
+
+# ---------------------------------------------------------------------------------------------
+# Prompts: one builder for training, sampling and asking, in both directions
+
+FORMS = {"compact": compact, "ddl": ddl}         # how a schema is written (section 3.1.2)
+
+
+def within_budget(cfg, schema, order):
+    """(the part of a schema that a prompt has room for, Counter of what is left out).
+
+    order(): names of its tables, the most important first."""
+    def size(schema):
+        return len(FORMS[cfg.schema](schema))
+
+    if size(schema) <= cfg.schema_budget:
+        return schema, Counter()
+    return narrow(schema, order(), cfg.schema_budget, size)
+
+
+def sql_prompt(schema, question, links, form=compact):
+    """Asks for SQL.  links: (table, column, value) that the question seems to name."""
+    tables = {table.name for table in schema.tables}
+    values = ", ".join(f"{quote_name(t)}.{quote_name(c)} = {quote_text(v)}"
+                       for t, c, v in links if t in tables)
+    return (f"{form(schema)}\nquestion: {question}\n"
+            + (f"values: {values}\n" if values else "") + "sql:\n")
+
+
+def question_prompt(schema, query, form=compact):
+    """Asks for the question that a query answers (the SQL-to-Text direction)."""
+    return f"{form(schema)}\nsql: {query}\nquestion:\n"
+
+
+def sequence(tokenizer, prompt, answer):
+    """(ids, n): n prompt tokens, then the scored ones: the answer's and one end token.
+
+    answer: text, or a model's Sample, whose ids are kept as they are; one that was cut off has no
+    end token."""
+    ids = tokenizer.prompt(prompt)
+    if isinstance(answer, str):
+        return ids + tokenizer.encode(answer) + [tokenizer.end], len(ids)
+    return ids + answer.ids + [tokenizer.end] * answer.finished, len(ids)
+
+
+# ---------------------------------------------------------------------------------------------
+# Several processes under torchrun: each does its share, and all know everything afterwards
+
+RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def join_ranks(device):
+    """Meet the other processes.  The first alone speaks and writes."""
+    if RANKS > 1:
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+        if RANK:
+            sys.stdout = open(os.devnull, "w")
+
+
+def leave_ranks():
+    if RANKS > 1:
+        distributed.destroy_process_group()
+
+
+def divided(work, items):
+    """work(items), a list with a result for each item, of which each process does a share."""
+    if RANKS == 1:
+        return work(items)
+    shares = [None] * RANKS
+    distributed.all_gather_object(shares, work(items[RANK::RANKS]))
+    return [shares[i % RANKS][i // RANKS] for i in range(len(items))]
+
+
+def first_alone(work):
+    """What work() returns in the first process; the others wait for it."""
+    result = [work() if RANK == 0 else None]
+    if RANKS > 1:
+        distributed.broadcast_object_list(result)
+    return result[0]
+
+
+def sum_over_ranks(tensors):
+    """Sum each tensor over all processes, in place."""
+    for tensor in tensors if RANKS > 1 else ():
+        distributed.all_reduce(tensor)
+
+
+def progress(steps=None, **options):
+    """A bar with rate and time left on a terminal, of the first process alone."""
+    return tqdm(steps, disable=True if RANK else None, mininterval=2, **options)
+
+
+# ---------------------------------------------------------------------------------------------
+# One fit loop for every stage
+
+@dataclass(frozen=True)
+class Item:
+    """A term of a loss: the sequences to score, and the opponent's view of them."""
+    group: str                 # items of one group share a prompt prefix: the database
+    sequences: tuple           # of (ids, n)
+    opponent: tuple = ()       # log-probabilities of the sequences under the opponent
+    R: float = 0.0             # Eq. 2
+
+
+def scored_tokens(item):
+    return sum(len(ids) - n for ids, n in item.sequences)
+
+
+def chunked(items, rng, size):
+    """Shuffled chunks of one group each, at most `size` items: a chunk is a packed row."""
+    groups = defaultdict(list)
+    for item in rng.sample(items, len(items)):
+        groups[item.group].append(item)
+    chunks = [g[i:i + size] for g in groups.values() for i in range(0, len(g), size)]
+    return rng.sample(chunks, len(chunks))
+
+
+def steps_of(items, epochs, batch, rng, share=8):
+    """Lists of chunks with about `batch` items each, for so many epochs (a part of one counts)."""
+    steps, step, left = [], [], round(epochs * len(items))
+    while left > 0:
+        for chunk in chunked(items, rng, share):
+            step.append(chunk[:left])
+            left -= len(step[-1])
+            if sum(map(len, step)) >= batch or left == 0:
+                steps.append(step)
+                step = []
+            if left == 0:
+                break
+    return steps
+
+
+def fit(model, steps, loss, weight, lr, name, cfg, warmup=0.05, watch=None):
+    """AdamW over steps (lists of chunks of Items) with linear warm-up and cosine decay to a tenth.
+
+    loss(logp (N,), items) is a sum; weight(item) counts its terms (tokens or pairs), and a step
+    divides by the whole step's weight, however it is cut into micro-batches.  On a CPU these run
+    side by side, a thread each; their gradients are added in order, so that a seed tells all."""
+    params = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), weight_decay=0.01)
+
+    def gradients(micro):
+        batch = lm.pack([[s for item in chunk for s in item.sequences] for chunk in micro])
+        logp = lm.sequence_logprobs(model, batch.to(model.device))
+        part = loss(logp, [item for chunk in micro for item in chunk]) / total
+        return part.detach(), torch.autograd.grad(part, params)
+
+    model.train()
+    bar = progress(steps, desc=name, unit="step")
+    workers = cfg.threads if model.device.type == "cpu" else 1
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for i, chunks in enumerate(bar):
+            rate = schedule((i + 1) / len(steps), warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * rate
+            total = sum(weight(item) for chunk in chunks for item in chunk)
+            value = torch.zeros((), device=model.device)
+            budget = min(cfg.micro_tokens, sum(map(packed_length, chunks)) // RANKS + 1)
+            parts = micro_batches(chunks, budget)[RANK::RANKS]
+            for part, grads in (pool.map if workers > 1 else map)(gradients, parts):
+                value += part
+                for p, grad in zip(params, grads):
+                    p.grad = grad if p.grad is None else p.grad.add_(grad)
+            if not parts:                                   # fewer parts than processes
+                for p in params:
+                    p.grad = torch.zeros_like(p)
+            sum_over_ranks([value, *(p.grad for p in params)])
+            torch.nn.utils.clip_grad_norm_(params, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if (i + 1) % 20 == 0:
+                bar.set_postfix_str(f"loss {float(value):.3f}", refresh=False)
+            if watch:
+                watch(i + 1, value)
+    model.eval()
+
+
+def schedule(t, warmup):
+    """Share of the peak rate at t in (0, 1]: up to 1 at `warmup`, then a cosine down to 0.1."""
+    if t < warmup:
+        return t / warmup
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (t - warmup) / (1 - warmup)))
+
+
+def packed_length(chunk):
+    """Tokens that a chunk's packed row will have, about."""
+    (first, n), *rest = (s for item in chunk for s in item.sequences)
+    return len(first) + sum(len(ids) - n for ids, n in rest)
+
+
+def micro_batches(chunks, budget):
+    """Split a step's chunks, rows of like length together, into parts of `budget` packed tokens."""
+    parts, size = [[]], 0
+    for chunk in sorted(chunks, key=packed_length):
+        cost = packed_length(chunk)
+        if parts[-1] and size + cost > budget:
+            parts.append([])
+            size = 0
+        parts[-1].append(chunk)
+        size += cost
+    return parts
+
+
+# ---------------------------------------------------------------------------------------------
+# The base model: pretraining on random worlds (deviation 7)
+
+class Worlds:
+    """`steps` steps of `rows` random worlds each, a world with `pairs` questions in one packed row;
+    three in ten ask for the question of a query, the others for SQL."""
+
+    def __init__(self, tokenizer, steps, rows, pairs, seed, easy=True):
+        self.tokenizer, self.steps, self.rows, self.pairs = tokenizer, steps, rows, pairs
+        self.easy = steps // 10 if easy else 0
+        self.rng, self.lexicon = random.Random(seed), Lexicon(heldout=False)
+
+    def __len__(self):
+        return self.steps
+
+    def __iter__(self):
+        """Rows of like length go together, so that little of a step is padding."""
+        for start in range(0, self.steps, 8):
+            easy = start < self.easy
+            rows = sorted((self.row(easy) for _ in range(8 * self.rows)), key=packed_length)
+            steps = [rows[i:i + self.rows] for i in range(0, len(rows), self.rows)]
+            self.rng.shuffle(steps)
+            yield from steps[:self.steps - start]
+
+    def row(self, easy):
+        """The first tenth has small schemas and simple questions: copying comes first."""
+        world = random_world(self.rng, self.lexicon, max_tables=2 if easy else None)
+        pairs = random_pairs(self.rng, self.lexicon, world, self.pairs, simple=0.5 if easy else 0.0)
+        return [self.item(world, pair) for pair in pairs]
+
+    def item(self, world, pair):
+        """Links are what a value linker would offer: now and then it misses, or offers too much."""
+        if self.rng.random() < 0.3:
+            prompt, answer = question_prompt(world.schema, pair.query), pair.question
+        else:
+            links = [link for link in pair.links if self.rng.random() < 0.9]
+            if self.rng.random() < (0.3 if links else 0.1):
+                links += stray_link(self.rng, world, links)
+                self.rng.shuffle(links)
+            prompt, answer = sql_prompt(world.schema, pair.question, links), pair.query
+        return Item(world.schema.db_id, (sequence(self.tokenizer, prompt, answer),))
+
+
+def stray_link(rng, world, links):
+    """A link that the question does not mean: any value, or a linked value in another column."""
+    texts = [(*place, value) for place, values in world.values.items() for value in values
+             if isinstance(value, str)]
+    if links and texts and rng.random() < 0.6:
+        return [(*rng.choice(texts)[:2], rng.choice(links)[2])]
+    return [rng.choice(texts)] if texts else []
+
+
+def pretrain_tokenizer(folder, rng, vocab_size=1536):
+    """The byte-level BPE of the base model, learned on prompts and answers of random worlds."""
+    lexicon, texts = Lexicon(heldout=False), []
+    for _ in range(2000):
+        world = random_world(rng, lexicon)
+        texts.append(compact(world.schema))
+        for pair in random_pairs(rng, lexicon, world, 6):
+            prompt = sql_prompt(world.schema, pair.question, pair.links)
+            texts += [prompt.split("\n", 1)[1], pair.query]
+    return lm.train_tokenizer(texts, vocab_size, folder)
+
+
+def run_pretrain(cfg):
+    """Make a base model under --out on random worlds, from random weights or on from --model."""
+    folder, fresh = Path(cfg.out), cfg.model in ("random", str(BASE))
+    if fresh:
+        tokenizer = pretrain_tokenizer(folder, random.Random(cfg.seed))
+        model = lm.random_model(lm.ModelConfig.tiny(1536, 192, 4, 4, 2), cfg.seed)
+    else:
+        tokenizer, model = lm.Tokenizer(cfg.model), lm.load_pretrained(cfg.model)
+        write_text(folder / "tokenizer.json", (tokenizer.folder / "tokenizer.json").read_text())
+    worlds = Worlds(tokenizer, cfg.pretrain_steps, rows=14, pairs=4, seed=cfg.seed + 1, easy=fresh)
+    history, started = [], time.time()
+
+    def watch(step, loss):
+        if step % 500 == 0 or step == len(worlds):
+            first_alone(lambda: lm.save_pretrained(model, folder, torch.bfloat16))
+            history.append({"step": step, "loss": round(float(loss), 3),
+                            **exact_match(cfg, model, tokenizer),
+                            "minutes": round((time.time() - started) / 60, 1)})
+            print(history[-1], flush=True)
+            write_json(folder / "pretraining.json", history)
+
+    model.fast = lm.fast_bf16(model.device)
+    fit(model, worlds, supervised, scored_tokens, cfg.pretrain_lr, "pretrain", cfg, 0.02, watch)
+
+
+def exact_match(cfg, model, tokenizer, n=150):
+    """Share of SQL answered word for word, in percent: with the words and phrasings of training,
+    with words never drawn there, and with phrasings never drawn there either."""
+    shares = {}
+    for name, lexicon in (("seen", Lexicon(heldout=False)),
+                          ("new words", Lexicon(heldout=True, phrasings=False)),
+                          ("new phrasings too", Lexicon(heldout=True))):
+        rng, asked = random.Random(f"exact {name}"), []
+        while len(asked) < n:
+            world = random_world(rng, lexicon)
+            asked += [(sql_prompt(world.schema, pair.question, pair.links), pair.query)
+                      for pair in random_pairs(rng, lexicon, world, 2)]
+        samples = lm.generate(model, [tokenizer.prompt(p) for p, _ in asked], cfg.max_new)
+        right = sum(tokenizer.decode(s.ids) == query for s, (_, query) in zip(samples, asked))
+        shares[name] = round(100 * right / len(asked), 1)
+    return shares
+
+
+# ---------------------------------------------------------------------------------------------
+# The task: examples, prompts and verdicts over one benchmark folder
+
+def gold_tables_first(schema, example):
+    return gold_first(schema, example.query, random.Random(example.question + example.query))
+
+
+class Task:
+    """What all stages share: data, tokeniser, and the one place that says what is correct."""
+
+    def __init__(self, cfg, tokenizer, verifier):
+        self.cfg, self.tokenizer, self.verifier = cfg, tokenizer, verifier
+        self.data, self.linkers = Data(cfg.data), {}
+        self.dropped = Counter()              # of schemas over --schema_budget
+
+    @cached_property
+    def train(self):
+        return self.checked([e for e in self.data.examples("train") if not self.held_out(e)])
+
+    @cached_property
+    def val(self):
+        if self.data.has("val"):
+            return self.checked(self.data.examples("val"))
+        return self.checked([e for e in self.data.examples("train") if self.held_out(e)])
+
+    @cached_property
+    def test(self):
+        return self.checked(self.data.examples(self.last_split))
+
+    @property
+    def last_split(self):
+        return "test" if self.data.has("test") else "dev"
+
+    @cached_property
+    def digest(self):
+        """Of examples and databases: what tells this data from other data."""
+        self.train, self.val, self.test       # whatever is wrong with them shows first
+        return "-".join(self.data.digest(split) for split in ("train", "val", self.last_split)
+                        if self.data.has(split))
+
+    def held_out(self, example):
+        """Without a val.json, a tenth of the training databases serves for validation."""
+        return not self.data.has("val") and zlib.crc32(example.db_id.encode()) % 10 == 0
+
+    def checked(self, examples):
+        """At most --limit examples whose gold runs, their SQL in house style."""
+        if self.cfg.limit and len(examples) > self.cfg.limit:
+            examples = random.Random(0).sample(examples, self.cfg.limit)
+        jobs = [(self.data.databases(e.db_id)[0], e.query) for e in examples]
+        results = divided(self.verifier.run, jobs)
+        bad = [(e, r) for e, r in zip(examples, results) if r.status != "ok"]
+        if bad and self.cfg.bad_gold == "stop":
+            e, r = bad[0]
+            raise DataError(f"{self.cfg.data}: {len(bad)} gold queries do not run (--bad_gold skip "
+                            f"leaves them out), the first on {e.db_id}: {e.query!r}: {r.status} "
+                            f"{r.error}")
+        return [replace(e, query=house(e.query, self.data.schema(e.db_id)))
+                for e, r in zip(examples, results) if r.status == "ok"]
+
+    def sql_prompt(self, example, train=False):
+        """The prompt of a question.  Where the schema is over --schema_budget, training keeps the
+        gold's tables and random others, asking those that the question seems to mean."""
+        schema = self.data.schema(example.db_id)
+        if example.db_id not in self.linkers:
+            self.linkers[example.db_id] = ValueIndex(schema, self.data.databases(example.db_id)[0])
+        question = example.question + (f" ({example.evidence})" if example.evidence else "")
+        links = self.linkers[example.db_id].link(question)
+        part, dropped = within_budget(self.cfg, schema, lambda: gold_tables_first(schema, example)
+                                      if train else rank(schema, question, links))
+        self.dropped += dropped
+        return sql_prompt(part, question, links, FORMS[self.cfg.schema])
+
+    def question_prompt(self, example):
+        schema = self.data.schema(example.db_id)
+        part, _ = within_budget(self.cfg, schema, lambda: gold_tables_first(schema, example))
+        return question_prompt(part, example.query, FORMS[self.cfg.schema])
+
+    def to_sql(self, example, answer=None):
+        """Sequence (ids, n) of a question and its SQL; answer: a Sample instead of the gold."""
+        return self.sequence(self.sql_prompt(example, train=True), answer or example.query)
+
+    def to_question(self, example):
+        """Sequence (ids, n) of a query and its question: the SQL-to-Text direction."""
+        return self.sequence(self.question_prompt(example), example.question)
+
+    def sequence(self, prompt, answer):
+        return sequence(self.tokenizer, prompt, answer)
+
+    def both_directions(self, examples):
+        return [Item(e.db_id, (make(e),))
+                for e in examples for make in (self.to_sql, self.to_question)]
+
+    def answer(self, model, prompts, name, temperature=0.0, n=1, seed=0):
+        """Samples of each prompt text, n in a row."""
+        def of_each(prompts):
+            ids = [self.tokenizer.prompt(p) for p in prompts]
+            samples = lm.generate(model, ids, self.cfg.max_new, temperature, n, seed,
+                                  self.cfg.slots, progress=bar.update)
+            return [samples[i:i + n] for i in range(0, len(samples), n)]
+
+        with progress(total=n * len(prompts), desc=name, unit="row") as bar:
+            return [sample for row in divided(of_each, prompts) for sample in row]
+
+    def verdicts(self, examples, samples):
+        """E(y') = E(y)?  One verdict of the verifier for each example and sample."""
+        pairs = [(self.data.databases(e.db_id), e.query, self.text(s))
+                 for e, s in zip(examples, samples)]
+        return divided(self.verifier.verdicts, pairs)
+
+    def text(self, sample):
+        return self.tokenizer.decode(sample.ids).strip()
+
+
+# ---------------------------------------------------------------------------------------------
+# Run directory: candidates, each a Hugging Face folder with its record
+
+@dataclass
+class Candidate:
+    """A model kept in M.  folder: its weights; ex: validation accuracy in percent."""
+    name: str
+    parent: str
+    folder: str
+    ex: float = 0.0
+    seconds: float = 0.0
+
+
+# Settings that change nothing of what a run directory holds already.
+FREE = ("stage", "loss", "out", "split", "db", "question", "samples", "seeds", "n", "show",
+        "threads")
+
+
+class Run:
+    """The run directory OUT.  A candidate's record is written last: without it, it is made anew."""
+
+    def __init__(self, cfg, task):
+        self.cfg, self.out = cfg, Path(cfg.out)
+        settings = {k: v for k, v in asdict(cfg).items() if k not in FREE}
+        settings["content of the data"] = task.digest
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            known = self.out / "config.json"
+            if known.exists():
+                self.refuse_other_settings(lm.read_json(known), settings)
+            write_json(known, settings)
+        except OSError as error:
+            raise DataError(f"--out {cfg.out}: {error.strerror}") from None
+
+    def refuse_other_settings(self, before, now):
+        for key in now:
+            if key != "plays" and key in before and before[key] != now[key]:
+                option = key if " " in key else f"--{key}"
+                raise DataError(f"--out {self.out} was made with {option} {before[key]}, not "
+                                f"{now[key]}: choose another --out")
+
+    def load(self, name):
+        """The Candidate of that name, or None where its round is not finished."""
+        record = self.out / name / "candidate.json"
+        return Candidate(**lm.read_json(record)) if record.exists() else None
+
+    def everyone(self):
+        """All finished Candidates: the main line in order, then the baselines."""
+        names = [path.parent.name for path in self.out.glob("*/candidate.json")]
+        stages = ["base", "sft", "vbift", "selfplay"]
+
+        def place(name):
+            stage, _, round = name.partition("-")
+            return (stages + [stage]).index(stage), stage, int(round or 0)
+
+        return [self.load(name) for name in sorted(names, key=place)]
+
+    def line(self, stage):
+        """The finished candidates of a stage, in order."""
+        return [c for c in self.everyone() if c.name.partition("-")[0] == stage]
+
+    def synthetic(self, round):
+        """The synthetic pairs of a round of VBI-FT, each with the part that it played."""
+        return read_lines(self.out / f"vbift-{round}" / "synthetic.jsonl")
+
+    def keep(self, task, model, name, parent, started):
+        """Save a trained model, score it on validation, and make it a candidate."""
+        folder = self.out / name
+        first_alone(lambda: (lm.save_pretrained(model, folder), task.tokenizer.save(folder))[0])
+        return self.record(task, model, Candidate(name, parent, str(folder)), started)
+
+    def record(self, task, model, candidate, started):
+        rows = self.score(task, model, candidate.name, "val")
+        candidate.ex = percent(rows)
+        candidate.seconds = round(time.time() - started, 1)
+        write_json(self.out / candidate.name / "candidate.json", asdict(candidate))
+        show_candidate(candidate, rows)
+        return candidate
+
+    def score(self, task, model, name, split):
+        """Greedy answers to a split with their verdicts, kept in OUT/name/split.jsonl."""
+        path = self.out / name / f"{split}.jsonl"
+        if not path.exists():
+            examples = getattr(task, split)
+            prompts = [task.sql_prompt(e) for e in examples]
+            samples = task.answer(model, prompts, f"{name} on {split}")
+            write_lines(path, answer_rows(task, examples, samples))
+        return read_lines(path)
+
+
+def answer_rows(task, examples, samples):
+    """A record of each answer and its verdict."""
+    return [{"db_id": e.db_id, "question": e.question, "gold": e.query, "pred": task.text(s),
+             "correct": bool(v.correct), "status": v.status, "error": v.error}
+            for e, s, v in zip(examples, samples, task.verdicts(examples, samples))]
+
+
+def write_text(path, text):
+    """Write through a temporary name: what is there is whole."""
+    def write():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".tmp").write_text(text, encoding="utf-8")
+        os.replace(path.with_suffix(".tmp"), path)
+    first_alone(write)
+
+
+def write_json(path, value):
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_lines(path, rows):
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# ---------------------------------------------------------------------------------------------
+# Stage 0: supervised fine-tuning
+
+def run_base(cfg, task, run):
+    """The model before any training, as a candidate's record (it is not in M)."""
+    done = run.load("base")
+    if done:
+        return done
+    banner("base", f"{cfg.model} as it is")
+    started = time.time()
+    return run.record(task, load_model(cfg, cfg.model), Candidate("base", "-", cfg.model), started)
+
+
+def run_sft(cfg, task, run):
+    """Fine-tune the base model on the labelled pairs, both directions at once."""
+    base = run_base(cfg, task, run)
+    done = run.load("sft")
+    if done:
+        return [done]
+    banner("sft", f"base -> sft on {len(task.train)} labelled pairs, both directions")
+    started, model = time.time(), load_model(cfg, base.folder, train=True)
+    rng = random.Random(f"{cfg.seed}/sft")
+    steps = steps_of(task.both_directions(task.train), cfg.sft_epochs, cfg.batch, rng)
+    fit(model, steps, supervised, scored_tokens, cfg.lr, "sft", cfg)
+    return [run.keep(task, model, "sft", "base", started)]
+
+
+def supervised(logp, items):
+    return token_loss(logp).sum()
+
+
+# ---------------------------------------------------------------------------------------------
+# Stage 1: verification-based iterative fine-tuning (section 3.1)
+
+def run_vbift(cfg, task, run):
+    """Rounds of synthesis, fine-tuning and verification; each leaves a candidate."""
+    candidates = run_sft(cfg, task, run)
+    for round in range(1, cfg.rounds + 1):
+        candidates.append(run.load(f"vbift-{round}")
+                          or vbift_round(cfg, task, run, round, candidates[-1]))
+    return candidates
+
+
+def vbift_round(cfg, task, run, round, parent):
+    name = f"vbift-{round}"
+    banner(name, f"{parent.name} -> {name}")
+    started, model = time.time(), load_model(cfg, parent.folder, train=True)
+    rng = random.Random(f"{cfg.seed}/{name}")
+    earlier = [row for r in range(1, round) for row in run.synthetic(r)]
+    made = synthesize_pairs(cfg, task, model, rng, earlier)               # 3.1.1
+    held, new = made[:len(made) // 6], made[len(made) // 6:]
+    pairs = task.train + new + [Example(r["db_id"], r["question"], r["query"]) for r in earlier
+                                if r["part"] == "train"]
+    right = [(r["db_id"], r["query"], r["question"]) for r in earlier if r["part"] == "y+"]
+    items = task.both_directions(pairs) + [Item(d, (task.to_question(Example(d, q, s)),))
+                                           for d, s, q in right]
+    steps = steps_of(items, cfg.epochs, cfg.batch, rng)
+    fit(model, steps, supervised, scored_tokens, cfg.lr, name, cfg)
+    samples = task.answer(model, [task.sql_prompt(e) for e in held], f"{name} on synthetic")
+    verdicts = task.verdicts(held, samples)
+    y_pos, y_neg = split_by_execution(held, [v.correct for v in verdicts])  # Eq. 1
+    print(f"  synthetic validation: {len(y_pos)} right (y+), {len(y_neg)} wrong (y-)")
+    write_lines(run.out / name / "synthetic.jsonl", [
+        {"part": part, "db_id": e.db_id, "question": e.question, "query": e.query}
+        for part, group in (("train", new), ("y+", y_pos), ("y-", y_neg)) for e in group])
+    return run.keep(task, model, name, parent.name, started)
+
+
+def synthesize_pairs(cfg, task, model, rng, earlier):
+    """Synthetic Examples: SQL from refilled templates, questions by the SQL-to-Text direction."""
+    schemas = task.data.schema
+    pool = TemplatePool([(e.query, schemas(e.db_id)) for e in task.train])
+    pool.reweight([(r["query"], schemas(r["db_id"])) for r in earlier if r["part"] == "y-"])
+    databases = [(schemas(d), task.data.databases(d)[0])
+                 for d in sorted({e.db_id for e in task.train})]
+    known = {normalise(e.query, schemas(e.db_id)) for e in task.train + task.val + task.test}
+    known |= {normalise(r["query"], schemas(r["db_id"])) for r in earlier}
+    draw = random.Random(rng.randrange(2**31))
+    made, drops = first_alone(lambda: synthesize(pool, databases, cfg.synthetic, draw,
+                                                 task.verifier.run, known))
+    print(f"  templates: {len(pool)}; synthetic SQL kept: {len(made)}; dropped: {counts(drops)}")
+    return ask_questions(cfg, task, model, rng, [Example(s.db_id, "", s.sql) for s in made])
+
+
+def ask_questions(cfg, task, model, rng, examples):
+    """Give each query, of a few sampled questions that name all its text values, the one from which
+    the model finds the query likeliest.  None is dropped for being hard."""
+    prompts, n = [task.question_prompt(e) for e in examples], cfg.questions
+    samples = task.answer(model, prompts, "questions", 0.7, n, rng.randrange(2**31))
+    asked, drops = [], Counter()
+    for i, e in enumerate(examples):
+        texts = {task.text(s): None for s in samples[i * n:(i + 1) * n] if s.finished}
+        good = [replace(e, question=t) for t in texts
+                if t and all(v.lower() in t.lower() for v in text_values(e.query))]
+        if good:
+            asked.append(good)
+        drops["question unfinished" if not texts else "value not named"] += not good
+    items = [Item(good[0].db_id, tuple(map(task.to_sql, good))) for good in asked]
+    scored = with_logprobs(model, items, "choosing")
+    print(f"  questions written: {len(asked)}; dropped: {counts(drops)}")
+    return [max(zip(item.opponent, good), key=lambda pair: pair[0])[1]
+            for item, good in zip(scored, asked)]
+
+
+def text_values(query):
+    """The text literals of a query, without the wildcards of LIKE."""
+    return [part.value.strip("%") for part in walk(parse(query))
+            if isinstance(part, Literal) and part.kind == "text"]
+
+
+# ---------------------------------------------------------------------------------------------
+# Stage 2: self-play fine-tuning (section 3.2, Algorithm 1)
+
+def run_selfplay(cfg, task, run):
+    """Best candidate against weakest; what comes of it joins the candidates.
+
+    --loss spin, dpo and sft play from the same candidates; their rounds have names of their own."""
+    candidates = run_vbift(cfg, task, run)
+    line = {"spft": "selfplay", "sft": "continued"}.get(cfg.loss, cfg.loss)
+    for play in range(1, cfg.plays + 1):
+        name = f"{line}-{play}"
+        candidates.append(run.load(name) or selfplay_round(cfg, task, run, name, candidates))
+    return candidates
+
+
+def selfplay_round(cfg, task, run, name, candidates):
+    main = max(candidates, key=lambda c: c.ex)                            # Algorithm 1
+    opponent = main if cfg.loss == "spin" else min(candidates, key=lambda c: c.ex)
+    banner(name, f"main {main.name} (EX {main.ex:.1f}) plays opponent {opponent.name} "
+                 f"({opponent.ex:.1f})")
+    started, round = time.time(), name.rpartition("-")[2]
+    rng = random.Random(f"{cfg.seed}/play {round}")             # the same games for every loss
+    games = play(cfg, task, run, main, opponent, rng)
+    loss, weight = self_play(cfg.lam), lambda item: 1
+    steps = steps_of(games, cfg.selfplay_epochs, cfg.batch, rng)
+    if cfg.loss == "sft":                                       # the control: gold alone
+        loss, weight = supervised, scored_tokens
+        steps = [[[gold_only(item) for item in chunk] for chunk in step] for step in steps]
+    elif cfg.loss == "dpo":                                     # only pairs with a wrong sample,
+        wrong, more = [item for item in games if item.R == 1], []
+        while wrong and len(more) < len(steps):                 # for as many updates
+            more += steps_of(wrong, 1, cfg.batch, rng)
+        steps = more[:len(steps)]
+    model = load_model(cfg, main.folder, train=True)
+    show_margins(model, games, "before")
+    fit(model, steps, loss, weight, cfg.selfplay_lr, name, cfg)
+    show_margins(model, games, "after")
+    return run.keep(task, model, name, main.name, started)
+
+
+def gold_only(item):
+    return replace(item, sequences=item.sequences[:1])
+
+
+def self_play(lam):
+    """The summed loss of pairs: sequences in order gold, sample, gold, sample, ..."""
+    def loss(logp, items):
+        opponent = torch.tensor([item.opponent for item in items], device=logp.device)
+        R = torch.tensor([item.R for item in items], device=logp.device)
+        main_pos, main_neg = logp.view(-1, 2).unbind(1)
+        opp_pos, opp_neg = opponent.unbind(1)
+        return error_driven_loss(main_pos, opp_pos, main_neg, opp_neg, R, lam).sum()
+    return loss
+
+
+def play(cfg, task, run, main, opponent, rng):
+    """The opponent answers the prompts, execution rewards its errors: an Item for each pair."""
+    examples = list(task.train)
+    if cfg.loss != "spin":
+        examples += [Example(r["db_id"], r["question"], r["query"])
+                     for r in (run.synthetic(cfg.rounds) if cfg.rounds else [])]
+    model = load_model(cfg, opponent.folder)
+    prompts = [task.sql_prompt(e, train=True) for e in examples]
+    samples = task.answer(model, prompts, "opponent", cfg.temperature, 1, rng.randrange(2**31))
+    verdicts = task.verdicts(examples, samples)
+    R = error_reward(torch.tensor([v.correct for v in verdicts]))         # Eq. 2
+    print(f"  {len(examples)} prompts; opponent wrong (R = 1) on {100 * R.mean():.1f}%: "
+          f"{counts(errors(verdicts))}")
+    if cfg.loss == "spin":
+        R = torch.ones_like(R)                                  # SPIN pushes every sample down
+    games = [Item(e.db_id, (task.to_sql(e), task.to_sql(e, s)), R=r)
+             for e, s, r in zip(examples, samples, R.tolist())]
+    reference = load_model(cfg, main.folder) if cfg.loss == "dpo" else model
+    return with_logprobs(reference, games)
+
+
+@torch.no_grad()
+def with_logprobs(model, items, name="opponent log-probs"):
+    """Items with their sequences' log-probabilities under a frozen model, computed once a round."""
+    def of_each(parts):
+        found = []
+        for part in progress(parts, desc=name, unit="batch"):
+            batch = lm.pack([[s for item in chunk for s in item.sequences] for chunk in part])
+            found.append(lm.sequence_logprobs(model, batch.to(model.device)).tolist())
+        return found
+
+    chunks, scored = chunked(items, random.Random(0), 8), {}
+    parts = [chunks[i:i + 8] for i in range(0, len(chunks), 8)]
+    for part, logps in zip(parts, divided(of_each, parts)):
+        logp = iter(logps)
+        for item in (item for chunk in part for item in chunk):
+            scored[id(item)] = tuple(next(logp) for _ in item.sequences)
+    return [replace(item, opponent=scored[id(item)]) for item in items]
+
+
+def show_margins(main, games, when):
+    """What a round does to log p: of gold SQL it should not fall, of wrong samples it should."""
+    probe = games[:256]
+    now = with_logprobs(main, probe, "log-probs")
+    gold = [item.opponent[0] for item in now]
+    wrong = [item.opponent[1] for item in now if item.R == 1]
+    print(f"  {when}: log p(gold) {sum(gold) / len(gold):.2f}, "
+          f"log p(wrong sample) {sum(wrong) / max(1, len(wrong)):.2f}")
+
+
+# ---------------------------------------------------------------------------------------------
+# The paper's comparisons, over several seeds
+
+# System -> (end of its run's folder, its line of candidates, the system it is measured against)
+SYSTEMS = {
+    "base": ("", "base", None),
+    "SFT": ("", "sft", "base"),
+    "SFT + self-play": ("-direct", "selfplay", "SFT"),
+    "VBI-FT": ("", "vbift", "SFT"),
+    "VBI-FT + SFT continued": ("", "continued", "VBI-FT"),
+    "VBI-FT + DPO": ("", "dpo", "VBI-FT + SFT continued"),
+    "VBI-FT + SPIN": ("", "spin", "VBI-FT + SFT continued"),
+    "VBI-FT + self-play (SPFT)": ("", "selfplay", "VBI-FT + SFT continued"),
+}
+
+
+def run_experiment(cfg, task):
+    """Train every system with every seed, then read test once; tables, a JSON and a picture.
+
+    Tables 2 and 3 (systems), Fig. 3 (EX by round), Fig. 4 (synthetic pairs by round), Table 12
+    (consistency of the SQL-to-Text direction) and Table 14 (cost against SFT) of the paper."""
+    runs = []
+    for seed in range(cfg.seeds):
+        for end, loss, change in [("", loss, {}) for loss in LOSSES] + [
+                ("-direct", "spft", {"rounds": 0})]:
+            own = replace(cfg, seed=seed, loss=loss, out=f"{cfg.out}/seed-{seed}{end}", **change)
+            run = Run(own, task)
+            run_selfplay(own, task, run)
+            if loss == LOSSES[-1]:
+                runs.append(run)
+    write_report(cfg, task, runs)
+
+
+def write_report(cfg, task, runs):
+    """Score test for all candidates and compare; OUT/experiment.json, report.md and report.png."""
+    direct = [Run(replace(run.cfg, out=f"{run.out}-direct", rounds=0), task) for run in runs]
+    rows, correct = [], {}
+    for system, (end, line, control) in SYSTEMS.items():
+        last = [run.line(line)[-1] for run in (direct if end else runs)]
+        scored = [test_rows(task, run, c) for run, c in zip(direct if end else runs, last)]
+        correct[system] = torch.tensor([[float(r["correct"]) for r in one] for one in scored])
+        by_seed = [percent(one) for one in scored]
+        row = {"system": system, "ex": round(mean(by_seed), 2), "spread": round(spread(by_seed), 2),
+               "by seed": by_seed, "n": len(scored[0]), "control": control}
+        if control:
+            gain, low, high = paired_gain(correct[system], correct[control])
+            row |= {"gain": gain, "low": low, "high": high}
+        rows.append(row)
+    result = {"systems": rows, "rounds": by_round(task, runs), "pairs": pairs_by_round(runs),
+              "consistency": consistency(task, runs), "cost": costs(runs),
+              "seeds": cfg.seeds, "data": cfg.data}
+    write_json(Path(cfg.out) / "experiment.json", result)
+    text = report_text(result)
+    write_text(Path(cfg.out) / "report.md", text)
+    first_alone(lambda: draw_report(result, Path(cfg.out) / "report.png"))
+    print(text)
+
+
+def test_rows(task, run, candidate):
+    known = (run.out / candidate.name / "test.jsonl").exists()
+    model = None if known else load_model(run.cfg, candidate.folder)
+    return run.score(task, model, candidate.name, "test")
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def spread(values):
+    """Standard deviation over seeds; 0 of a single one."""
+    return math.sqrt(sum((v - mean(values)) ** 2 for v in values) / max(1, len(values) - 1))
+
+
+def paired_gain(a, b, draws=2000):
+    """Mean of a - b in points and its 95% interval: a, b (S, N) verdicts of S seeds on the same N
+    questions; a bootstrap that draws seeds and questions anew."""
+    rng = torch.Generator().manual_seed(0)
+    gains = 100 * (a - b)
+    seeds = torch.randint(len(a), (draws, len(a)), generator=rng)
+    asked = torch.randint(a.shape[1], (draws, a.shape[1]), generator=rng)
+    means = torch.stack([gains[s][:, q].mean() for s, q in zip(seeds, asked)])
+    low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return round(float(gains.mean()), 2), round(low, 2), round(high, 2)
+
+
+def by_round(task, runs):
+    """EX after each round, mean over seeds: {line: [[name, val EX, test EX], ...]} (Fig. 3)."""
+    return {line: [[row[0].name, round(mean([c.ex for c in row]), 2),
+                    round(mean([percent(test_rows(task, run, c)) for run, c in zip(runs, row)]), 2)]
+                   for row in zip(*(run.line(line) for run in runs))]
+            for line in ("vbift", "selfplay", "spin", "dpo", "continued")}
+
+
+def pairs_by_round(runs):
+    """Synthetic pairs by round, mean over seeds (Fig. 4): for training, right and wrong (Eq. 1)."""
+    found = defaultdict(Counter)
+    for run in runs:
+        for k in range(1, run.cfg.rounds + 1):
+            found[f"vbift-{k}"].update(row["part"] for row in run.synthetic(k))
+    return {name: {part: round(parts[part] / len(runs), 1) for part in ("train", "y+", "y-")}
+            for name, parts in found.items()}
+
+
+def consistency(task, runs):
+    """Round trip on validation: share of gold SQL that the last VBI-FT model finds again from the
+    question that a model before and after VBI-FT wrote for it (Table 12), mean over seeds."""
+    found = defaultdict(list)
+    for run in runs:
+        last = run.line("vbift")[-1]
+        for name in ("sft", last.name):
+            path = run.out / name / "roundtrip.jsonl"
+            if not path.exists():
+                write_lines(path, round_trip(task, load_model(run.cfg, run.load(name).folder),
+                                             load_model(run.cfg, last.folder)))
+            found[name].append(percent(read_lines(path)))
+    return {name: round(mean(shares), 2) for name, shares in found.items()}
+
+
+def round_trip(task, asker, judge):
+    """What judge answers to the questions that asker writes for the gold SQL of validation."""
+    prompts = [task.question_prompt(e) for e in task.val]
+    asked = [replace(e, question=task.text(s), evidence="")
+             for e, s in zip(task.val, task.answer(asker, prompts, "questions"))]
+    samples = task.answer(judge, [task.sql_prompt(e) for e in asked], "round trip")
+    return answer_rows(task, asked, samples)
+
+
+def costs(runs):
+    """Seconds of each candidate as a multiple of SFT's (Table 14), mean over seeds."""
+    names = [c.name for c in runs[0].everyone() if c.name != "base"]
+    return {name: round(mean([run.load(name).seconds / run.load("sft").seconds for run in runs]), 2)
+            for name in names}
+
+
+def report_text(result):
+    """The tables in Markdown."""
+    def table(title, head, rows):
+        lines = ["| " + " | ".join(map(str, row)) + " |"
+                 for row in (head, ["---"] * len(head), *rows)]
+        return "\n".join([f"### {title}", "", *lines, ""])
+
+    gains = [f"{r['gain']:+.1f} ({r['low']:+.1f} to {r['high']:+.1f}) against {r['control']}"
+             if r["control"] else "" for r in result["systems"]]
+    return "\n".join([
+        table(f"Test EX over {result['seeds']} seeds, {result['systems'][0]['n']} questions",
+              ["system", "EX", "spread over seeds", "gain (95% interval)"],
+              [[r["system"], f"{r['ex']:.1f}", f"{r['spread']:.1f}", gain]
+               for r, gain in zip(result["systems"], gains)]),
+        table("EX by round", ["round", "validation", "test"],
+              [row for line in result["rounds"].values() for row in line]),
+        table("Synthetic pairs by round", ["round", "training", "y+", "y-"],
+              [[name, *parts.values()] for name, parts in result["pairs"].items()]),
+        table("Questions whose SQL is found again (validation, %)", ["who asks", "consistent"],
+              result["consistency"].items()),
+        table("Time as a multiple of SFT's", ["candidate", "times"], result["cost"].items())])
+
+
+def draw_report(result, path):
+    """Systems with their spread, and EX by round; nothing where matplotlib is absent."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    bars, lines = figure.subplots(1, 2)
+    names = [row["system"] for row in result["systems"]][::-1]
+    bars.barh(names, [row["ex"] for row in result["systems"]][::-1],
+              xerr=[row["spread"] for row in result["systems"]][::-1])
+    bars.set_xlabel("test EX, %")
+    start = result["rounds"]["vbift"][-1][2]
+    for line in ("selfplay", "spin", "dpo", "continued"):
+        values = [start, *(row[2] for row in result["rounds"][line])]
+        lines.plot(range(len(values)), values, marker="o", label=line)
+    lines.set_xlabel("round after VBI-FT")
+    lines.set_ylabel("test EX, %")
+    lines.legend()
+    figure.savefig(path, dpi=130)
+
+
+# ---------------------------------------------------------------------------------------------
+# Evaluation of one checkpoint
+
+def run_eval(cfg, task):
+    """Answer --split greedily; its owners' score by level, predictions in their format and a JSONL
+    with every verdict, under OUT/eval-SPLIT."""
+    out = Path(cfg.out) / f"eval-{Path(cfg.split).stem}"
+    examples = task.data.examples(cfg.split)
+    if cfg.limit:
+        raise DataError("--stage eval scores a whole split: leave --limit out")
+    prompts = [task.sql_prompt(e) for e in examples]
+    samples = task.answer(load_model(cfg, cfg.model), prompts, f"{cfg.model} on {cfg.split}")
+    texts = [" ".join(task.text(s).split()) for s in samples]
+    if task.data.mode(cfg.split) == "bird":
+        path = out / "predictions.json"
+        write_json(path, {str(i): f"{text}\t----- bird -----\t{e.db_id}"
+                          for i, (e, text) in enumerate(zip(examples, texts))})
+    else:
+        path = out / "predictions.sql"
+        write_text(path, "".join(text + "\n" for text in texts))
+    print(f"{sum(not s.finished for s in samples)} of {len(samples)} answers did not end; {path}")
+    return first_alone(lambda: scoring.main([
+        "--score", str(path), "--data", cfg.data, "--split", cfg.split,
+        "--jsonl", str(out / "verdicts.jsonl"), "--json", str(out / "scores.json"),
+        "--timeout", str(cfg.timeout)]))
+
+
+# ---------------------------------------------------------------------------------------------
+# Asking a database of one's own
+
+def run_ask(cfg, tokenizer, verifier):
+    """Print SQL and rows for the question, or for each line that a person types.  Exit code 1
+    where the SQL of the only question does not run."""
+    if not cfg.db:
+        raise DataError("--stage ask needs --db FILE")
+    schema = read_schema(cfg.db)
+    if not schema.tables:
+        raise DataError(f"{cfg.db}: no tables in it")
+    index, model = ValueIndex(schema, cfg.db), load_model(cfg, cfg.model)
+
+    def ask(question):
+        question = " ".join(question.encode("utf-8", "replace").decode().split())
+        links = index.link(question)
+        part, _ = within_budget(cfg, schema, lambda: rank(schema, question, links))
+        prompt = tokenizer.prompt(sql_prompt(part, question, links, FORMS[cfg.schema]))
+        samples = lm.generate(model, [prompt], cfg.max_new, 0.7 if cfg.samples > 1 else 0.0,
+                              cfg.samples, cfg.seed)
+        texts = [tokenizer.decode(s.ids).strip() for s in samples]
+        sql, result, votes = vote(texts, verifier.run([(cfg.db, text) for text in texts]))
+        print(sql + (f"   ({votes} of {len(texts)} agree)" if len(texts) > 1 else ""))
+        show_result(result)
+        return int(result.status != "ok")
+
+    if cfg.question:
+        return ask(cfg.question)
+    print(f"{compact(schema)}\nAsk, or leave with an empty line.")
+    while question := input_line("? "):
+        ask(question)
+
+
+def input_line(prompt):
+    """A line that a person types; nothing at the end of the input."""
+    try:
+        return input(prompt).strip()
+    except EOFError:
+        return ""
+
+
+def vote(texts, results):
+    """(SQL, Result, votes) of the result that most samples return, the first of equals."""
+    ran = [i for i, r in enumerate(results) if r.status == "ok"] or [0]
+    agree = {i: sum(same_result(results[i].rows, results[j].rows, False) for j in ran)
+             for i in ran}
+    best = max(ran, key=agree.get)
+    return texts[best], results[best], agree[best]
+
+
+def show_result(result, most=20):
+    """Rows in columns, cut to what a screen holds; or why there are none."""
+    if result.status != "ok":
+        print(f"  {result.status}: {result.error}")
+        return
+    cells = [[" ".join(str(cell).split())[:40] for cell in row] for row in result.rows[:most]]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    for row in cells:
+        print("  " + "  ".join(f"{c:<{w}}" for c, w in zip(row, widths)).rstrip())
+    more = len(result.rows) - len(cells)
+    print(f"  ({len(result.rows)} rows{f', {more} not shown' if more else ''}; "
+          f"{1000 * result.seconds:.0f} ms)")
+
+
+# ---------------------------------------------------------------------------------------------
+# What a person sees
+
+def banner(name, text):
+    print(f"\n== {name}: {text}", flush=True)
+
+
+def counts(counter):
+    return ", ".join(f"{key} {n}" for key, n in sorted(counter.items()) if n) or "none"
+
+
+def percent(rows):
+    """EX in percent over rows with a `correct` verdict; a gold that failed counts nowhere."""
+    scored = [row for row in rows if row["status"] != "bad_gold"]
+    return 100 * sum(row["correct"] for row in scored) / max(1, len(scored))
+
+
+def interval(rows, z=1.96):
+    """95% Wilson interval of EX, in percent."""
+    n = sum(row["status"] != "bad_gold" for row in rows)
+    p = percent(rows) / 100
+    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return 100 * (middle - spread) / (1 + z * z / n), 100 * (middle + spread) / (1 + z * z / n)
+
+
+def errors(verdicts):
+    """What the wrong answers were, counted."""
+    return Counter(v.status if v.status != "ok" else "other result"
+                   for v in verdicts if not v.correct)
+
+
+def show_candidate(candidate, rows):
+    """The line of a finished round, and two of its answers, one wrong and one right."""
+    wrong = Counter(r["status"] if r["status"] != "ok" else "other result"
+                    for r in rows if not r["correct"])
+    print(f"  {candidate.name} (from {candidate.parent}): validation EX {candidate.ex:.1f} on "
+          f"{len(rows)}; wrong: {counts(wrong)}; {candidate.seconds:.0f} s")
+    for row in sorted(rows, key=lambda r: r["correct"])[:1] + [r for r in rows if r["correct"]][:1]:
+        verdict = "correct" if row["correct"] else row["error"] or "other result"
+        for name in ("question", "gold", "pred"):
+            print(f"    {name:10}{row[name]}")
+        print(f"    verdict   {verdict}\n")
+
+
+def report(cfg, task, run, stage):
+    """Run the stage, score test once for every candidate, print the table, write results.json."""
+    last, rows = stage(cfg, task, run)[-1], []
+    for c in run.everyone():
+        model = None if (run.out / c.name / "test.jsonl").exists() else load_model(cfg, c.folder)
+        for split in ("val", "test"):
+            scored = run.score(task, model, c.name, split)
+            low, high = interval(scored)
+            rows.append({"stage": c.name.split("-")[0], "model": c.name, "parent": c.parent,
+                         "split": split, "ex": round(percent(scored), 2), "n": len(scored),
+                         "low": round(low, 2), "high": round(high, 2), "seconds": c.seconds})
+    write_json(run.out / "results.json", rows)
+    print(f"\n  seed {cfg.seed}, {cfg.data}")
+    print(f"  {'model':<13}{'parent':<13}{'val EX':>7}   "
+          f"{'test EX (n, 95% interval)':<28}{'minutes':>7}")
+    for val, test in zip(rows[::2], rows[1::2]):
+        about = f"{test['ex']:5.1f} ({test['n']}, {test['low']:.1f} to {test['high']:.1f})"
+        print(f"  {val['model']:<13}{val['parent']:<13}{val['ex']:7.1f}   {about:<28}"
+              f"{val['seconds'] / 60:7.1f}")
+    if task.dropped:
+        print(f"  of schemas over the budget, prompts left out: {counts(task.dropped)}")
+    show_overlap(task, run, last)
+
+
+def show_overlap(task, run, last):
+    """How much of test the synthetic pool reaches, and EX on what it does not."""
+    pool = {"query": set(), "query but for its values": set()}
+    for candidate in run.line("vbift"):
+        for row in run.synthetic(candidate.name.partition("-")[2]):
+            for key, text in zip(pool, plain_and_masked(row["query"])):
+                pool[key].add(text)
+    rows = run.score(task, None, last.name, "test")
+    for i, (key, known) in enumerate(pool.items()):
+        rest = [row for row in rows if plain_and_masked(row["gold"])[i] not in known]
+        print(f"  the synthetic pool holds the same {key} for {len(rows) - len(rest)} of "
+              f"{len(rows)} test questions; {last.name} on the rest: {percent(rest):.1f}")
+
+
+def plain_and_masked(query):
+    """The text of a query in house style, and that text with ? for its values."""
+    try:
+        tree = parse(query)
+    except SQLError:
+        return query, query
+    masked = rewrite(tree, lambda part: Literal("keyword", "?") if isinstance(part, Literal)
+                     else None)
+    return to_sql(tree), to_sql(masked)
+
+
+# ---------------------------------------------------------------------------------------------
+# Command line
+
+def parse_config(arguments=None):
+    """Config from the command line; a wrong word ends in one clear line and exit code 2."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.error = lambda message: sys.exit(fail(message))
+    for f in fields(Config):
+        name, options = (f.name, {"nargs": "?"}) if f.name == "question" else (f"--{f.name}", {})
+        parser.add_argument(name, type=type(f.default), default=f.default, **options,
+                            help=f"{f.metadata['help']} ({f.default})")
+    cfg = Config(**vars(parser.parse_args(arguments)))
+    for name, allowed in (("stage", STAGES), ("loss", LOSSES), ("bad_gold", ("stop", "skip")),
+                          ("schema", tuple(FORMS))):
+        if getattr(cfg, name) not in allowed:
+            raise DataError(f"--{name} {getattr(cfg, name)}: choose from {', '.join(allowed)}")
+    return cfg
+
+
+def fail(message):
+    print(f"spft.py: error: {message}", file=sys.stderr)
+    return 2
+
+
+def load_model(cfg, folder, train=False):
+    """The model of a candidate's folder, or random weights of the embedded base model's shape; with
+    new adapters to train under --lora.  On a GPU, what is not trained is in bfloat16."""
+    half = cfg.device == "cuda" and (cfg.lora or not train)
+    if folder == "random":
+        model = lm.random_model(lm.ModelConfig.read(BASE), cfg.seed).to(cfg.device)
+    else:
+        model = lm.load_pretrained(folder, cfg.device, torch.bfloat16 if half else torch.float32)
+    if train and cfg.lora:
+        lm.add_lora(model, cfg.lora, 2 * cfg.lora, seed=cfg.seed)
+    model.recompute = bool(train and cfg.recompute)
+    model.fast = lm.fast_bf16(model.device)
+    return model
+
+
+def main(arguments=None):
+    try:
+        cfg = parse_config(arguments)
+        torch.set_num_threads(cfg.threads)
+        join_ranks(cfg.device)
+        if cfg.stage == "pretrain":
+            return run_pretrain(cfg)
+        if cfg.stage == "synth":
+            run_synth(cfg.data, cfg.out, cfg.n, cfg.show, cfg.seed, timeout=cfg.timeout)
+            return 0
+        with Verifier(workers=2, timeout=cfg.timeout) as verifier:
+            tokenizer = lm.Tokenizer(BASE if cfg.model == "random" else cfg.model)
+            if cfg.stage == "ask":
+                return run_ask(cfg, tokenizer, verifier)
+            task = Task(cfg, tokenizer, verifier)
+            if cfg.stage == "eval":
+                return run_eval(cfg, task)
+            if cfg.stage == "experiment":
+                return run_experiment(cfg, task)
+            stage = {"sft": run_sft, "vbift": run_vbift, "selfplay": run_selfplay}[cfg.stage]
+            report(cfg, task, Run(cfg, task), stage)
+            leave_ranks()
+    except (DataError, OSError) as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        return fail("stopped; the same command continues")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

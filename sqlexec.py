@@ -1,0 +1,841 @@
+"""Scores SQL by running it: a sandboxed SQLite verifier (Python 3.11+, standard library only).
+
+    Verifier     scores and runs batches in worker processes; the only part for model-written SQL
+    run_sql      runs one query in this process
+    same_result  decides whether two results are equal, as Spider or BIRD would
+    read_schema  the Schema that a database file declares
+
+    python sqlexec.py --selfcheck DATA_DIR                  (data/scoring.py)
+    python sqlexec.py --score PRED_FILE --data DATA_DIR
+
+Covered, with the test in tests/test_sqlexec.py that shows it:
+- the verdicts of the official evaluators: test_all_official_verdicts, and where we refuse to
+  follow them: test_edge_cases_of_the_official_evaluators,
+  test_deviations_from_the_official_evaluators
+- any column permutation without k^k: test_same_result_agrees_with_the_official_comparison,
+  test_twelve_look_alike_columns_need_no_search_of_12_to_the_12
+- writing, attaching, looking around, random answers, several statements, queries that take too
+  much time, rows or memory, also inside one opcode or before the first: test_hostile_query
+- text that is hardly SQL: test_5000_mutated_golds_all_get_a_status
+- nothing that golds need is refused: test_every_gold_gives_the_rows_of_a_plain_connection,
+  test_what_golds_use_is_allowed
+- odd file names, missing and broken files, unfinished transactions, bytes that are not UTF-8:
+  test_odd_file_names, test_missing_database_is_an_error_and_creates_nothing,
+  test_file_that_is_no_database, test_unfinished_transaction_is_not_ignored,
+  test_text_that_is_not_utf8_never_raises
+- golds that fail or hang give no verdict: test_bad_gold_is_no_verdict,
+  test_gold_that_hangs_is_bad_and_its_predictions_are_not_blamed
+- a busy machine: test_timeout_is_tried_again_alone_before_it_counts
+- workers that die or stop: test_killing_workers_from_outside_loses_no_verdict,
+  test_stopped_worker_does_not_stop_the_trainer; none is left behind:
+  test_no_worker_survives_the_context_even_after_an_exception,
+  test_no_worker_survives_ctrl_c_or_a_killed_trainer
+- test suites of several databases: test_all_databases_of_a_folder_must_agree
+
+Not covered:
+- run_sql alone against what SQLite cannot interrupt: one endless opcode, a blow-up in preparing
+- a hostile database file, or one that is written while it is read
+- a bug in SQLite that gives a query the worker's own rights: system calls are not filtered
+- answers that change with the day (CURRENT_DATE is allowed: BIRD's golds use it) or, where a query
+  leaves them open (LIMIT among ties, a bare column beside an aggregate), with SQLite's version
+- table-valued functions and virtual tables, full text among them: refused, though harmless
+- the memory cap on macOS, where only SQLite's heap and the size of results are limited; Windows
+"""
+
+import json
+import marshal
+import os
+import re
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.parse
+from collections import Counter, OrderedDict, deque
+from contextlib import closing
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+
+class DataError(Exception):
+    """Bad input from outside: the command line prints it as one line and exits with code 2."""
+
+
+# ---------------------------------------------------------------------------------------------
+# Schemas
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    type: str                # text, number, time, boolean or others, as Spider's tables.json says
+    primary: bool = False    # part of the table's primary key
+    comment: str = ""        # a description, where the data set has one (BIRD)
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    columns: tuple           # of Column
+
+
+@dataclass(frozen=True)
+class Schema:
+    db_id: str
+    tables: tuple            # of Table
+    foreign_keys: tuple      # of (table, column, referenced table, referenced column)
+
+
+def spider_type(declared):
+    """Spider's five column types from a declared SQL type, by the rules that made tables.json."""
+    declared = declared.lower()
+    if not declared or any(word in declared for word in ("char", "text", "var")):
+        return "text"
+    numbers = ("int", "numeric", "decimal", "number", "id", "real", "double", "float")
+    if any(word in declared for word in numbers):
+        return "number"
+    if any(word in declared for word in ("date", "time", "year")):
+        return "time"
+    return "boolean" if "boolean" in declared else "others"
+
+
+def read_schema(db_path):
+    """The Schema that a database file declares; DataError where it cannot be read."""
+    try:
+        connection = sqlite3.connect(database_uri(db_path), uri=True)
+        try:
+            return _declared_schema(connection, Path(db_path).stem)
+        finally:
+            connection.close()
+    except (sqlite3.Error, OSError) as problem:
+        raise DataError(f"{db_path}: {problem}") from problem
+
+
+def _declared_schema(connection, db_id):
+    def pragma(name, table):
+        quoted = table.replace('"', '""')
+        return connection.execute(f'PRAGMA {name}("{quoted}")').fetchall()
+
+    names = [name for name, in connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' "
+        "ORDER BY rowid")]
+    columns = {name: [Column(row[1], spider_type(row[2] or ""), row[5] > 0)
+                      for row in pragma("table_info", name)] for name in names}
+    spelled = {name.lower(): name for name in names}
+    keys = []
+    for name in names:
+        for key in sorted(pragma("foreign_key_list", name), key=lambda key: (-key[0], key[1])):
+            target = spelled.get(key[2].lower())
+            if target is None:      # SQLite lets a key name a table that is not there
+                continue
+            # A key that names no column refers to the target's primary key, part by part.
+            primary = [column.name for column in columns[target] if column.primary]
+            known = {column.name.lower(): column.name for column in columns[target]}
+            referenced = (known.get(key[4].lower()) if key[4] else
+                          primary[key[1]] if key[1] < len(primary) else None)
+            if referenced:
+                keys.append((name, key[3], target, referenced))
+    tables = tuple(Table(name, tuple(columns[name])) for name in names)
+    return Schema(db_id, tables, tuple(keys))
+
+
+# ---------------------------------------------------------------------------------------------
+# One guarded connection
+
+class Result(NamedTuple):
+    status: str              # ok, error, timeout, too_big or refused
+    rows: list               # of tuples; empty unless ok
+    error: str = ""          # why, where the status is not ok
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    timeout: float = 5.0         # seconds for one query; Spider's slowest gold takes 0.4
+    max_rows: int = 200_000      # Spider's longest gold has 10,507
+    max_bytes: int = 64 << 20    # of one result
+    memory: int = 1 << 30        # bytes of a worker; SQLite's own heap may take half of it
+
+
+# What no Spider or BIRD gold comes near, and what keeps one opcode or one parse short.
+SQLITE_LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: 1_000_000,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 20_000,
+    sqlite3.SQLITE_LIMIT_COLUMN: 500,
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 100,
+    sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 20,
+    sqlite3.SQLITE_LIMIT_VDBE_OP: 25_000,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 200,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+
+# Absent on purpose: random and randomblob (a verdict must repeat), what tells about the
+# connection or the build, load_extension, the full-text functions.
+FUNCTIONS = frozenset("""
+    -> ->> abs acos acosh asin asinh atan atan2 atanh avg ceil ceiling char coalesce cos cosh count
+    cume_dist current_date current_time current_timestamp date datetime degrees dense_rank exp
+    first_value floor format glob group_concat hex ifnull iif instr json json_array
+    json_array_length json_extract json_group_array json_group_object json_object json_quote
+    json_type json_valid julianday lag last_value lead length like likelihood likely ln log log10
+    log2 lower ltrim max min mod nth_value ntile nullif percent_rank pi pow power printf quote
+    radians rank replace round row_number rtrim sign sin sinh sqrt strftime string_agg substr
+    substring sum tan tanh time timediff total trim trunc typeof unicode unixepoch unlikely upper
+""".split())
+
+OPENING = re.compile(r"(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*(?:select|with)\b", re.S | re.I)
+
+
+def database_uri(db_path):
+    """The URI that opens a file for reading only, whatever its name; OSError if it may not be."""
+    path = os.path.abspath(db_path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no such database: {path}")
+    for suffix in ("-wal", "-journal"):
+        # An immutable connection would not see what such a file holds, and answer from old pages.
+        if os.path.exists(path + suffix) and os.path.getsize(path + suffix):
+            raise OSError(f"{path} has an unfinished {suffix[1:]} file beside it: open it once "
+                          "with sqlite3 to finish the transaction")
+    quoted = urllib.parse.quote(os.fsencode(path))
+    return f"file://{quoted}?mode=ro&immutable=1"
+
+
+QUICK = 0.002   # seconds after which a prediction counts as slow
+
+
+class Connection:
+    """A read-only connection that runs nothing but SELECT, within Limits."""
+
+    def __init__(self, db_path, limits):
+        self.limits = limits
+        self.deadline = 0.0
+        self.denied = ""
+        self.raw = sqlite3.connect(database_uri(db_path), uri=True, isolation_level=None,
+                                   cached_statements=0, check_same_thread=False)
+        try:
+            self._guard()
+        except BaseException:
+            self.raw.close()
+            raise
+
+    def _guard(self):
+        raw = self.raw
+        # Of the whole process; SQLite lets it sink, never rise.
+        raw.execute(f"PRAGMA hard_heap_limit = {self.limits.memory // 2}")
+        raw.execute("PRAGMA temp_store = MEMORY")
+        raw.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()    # is it a database at all?
+        if hasattr(raw, "setconfig"):   # Spider's golds write "text" in double quotes
+            raw.setconfig(sqlite3.SQLITE_DBCONFIG_DQS_DML, True)
+        for limit, value in SQLITE_LIMITS.items():
+            raw.setlimit(limit, value)
+        raw.set_authorizer(self._authorize)
+        # SQLite calls it every 100 opcodes: with 1,000 a few slow ones (LIKE) outlast any deadline.
+        clock = time.perf_counter
+        raw.set_progress_handler(lambda: clock() > self.deadline, 100)
+
+    def _authorize(self, action, first, second, database, trigger):
+        if action == sqlite3.SQLITE_SELECT or action == sqlite3.SQLITE_RECURSIVE:
+            return sqlite3.SQLITE_OK
+        if action == sqlite3.SQLITE_READ:
+            if not first.lower().startswith(("sqlite_master", "sqlite_schema", "sqlite_temp")):
+                return sqlite3.SQLITE_OK
+        elif action == sqlite3.SQLITE_FUNCTION and second.lower() in FUNCTIONS:
+            return sqlite3.SQLITE_OK
+        name = ".".join(part for part in (first, second) if part)
+        self.denied = f"not allowed: {name or 'this'} (SQLite action {action})"
+        return sqlite3.SQLITE_DENY
+
+    def close(self):
+        self.raw.close()
+
+    def run(self, sql, errors="surrogateescape", enough=None, timeout=None):
+        """Result of one query.
+
+        errors: how bytes that are not UTF-8 become text, as bytes.decode takes it.
+        enough: stop, with status ok, once more than so many rows are there; None reads all.
+        timeout: in seconds, if not that of the limits.
+        """
+        start = time.perf_counter()
+        self.deadline = start + (timeout or self.limits.timeout)
+        status, rows, error = self._attempt(sql, errors, enough)
+        return Result(status, rows, error, time.perf_counter() - start)
+
+    def width(self, sql):
+        """How many columns a query's result has, without running it; None if it cannot be told."""
+        self.deadline = time.perf_counter() + QUICK
+        empty = f"SELECT * FROM ({sql.rstrip(' ;')}\n) LIMIT 0"
+        try:
+            with closing(self.raw.execute(empty)) as cursor:
+                return len(cursor.description)
+        except (sqlite3.Error, sqlite3.Warning, MemoryError):
+            return None
+
+    def _attempt(self, sql, errors, enough):
+        if not isinstance(sql, str) or not OPENING.match(sql):
+            return "refused", [], "not a SELECT, or far too long"
+        self.denied = ""
+        try:
+            try:
+                self.raw.text_factory = str
+                return self._fetch(sql, enough)
+            except sqlite3.OperationalError as problem:
+                if "decode to UTF-8" not in str(problem):
+                    raise
+                self.raw.text_factory = lambda cell: cell.decode("utf-8", errors)
+                return self._fetch(sql, enough)
+        except MemoryError:
+            return "too_big", [], "out of memory"
+        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as problem:
+            return self._failure(problem)
+
+    def _fetch(self, sql, enough):
+        limits, rows, size = self.limits, [], 0
+        cursor = self.raw.execute(sql)
+        try:
+            while chunk := cursor.fetchmany(64):
+                rows += chunk
+                if enough is not None and len(rows) > enough:
+                    break
+                size += len(marshal.dumps(chunk))   # the quickest measure of a row's bytes
+                if len(rows) > limits.max_rows or size > limits.max_bytes:
+                    return "too_big", [], f"more than {limits.max_rows} rows or " \
+                                          f"{limits.max_bytes} bytes"
+                if time.perf_counter() > self.deadline:
+                    return "timeout", [], f"over {limits.timeout:g} s"
+        finally:
+            cursor.close()
+        return "ok", rows, ""
+
+    def _failure(self, problem):
+        code = getattr(problem, "sqlite_errorcode", None)
+        if self.denied:
+            return "refused", [], self.denied
+        if "one statement" in str(problem):
+            return "refused", [], "more than one statement"
+        if code == sqlite3.SQLITE_INTERRUPT:
+            return "timeout", [], f"over {self.limits.timeout:g} s"
+        if code == sqlite3.SQLITE_TOOBIG or isinstance(problem, sqlite3.DataError):
+            return "too_big", [], str(problem)
+        return "error", [], str(problem)
+
+
+# ---------------------------------------------------------------------------------------------
+# Verdicts: everything that depends on the mode is here
+
+@dataclass(frozen=True)
+class Mode:
+    clean: bool              # apply the official evaluator's text fixes to both queries
+    errors: str              # how bytes that are not UTF-8 become text
+    bag: bool                # rows count as often as they occur (else as a set)
+
+
+MODES = {"spider": Mode(clean=True, errors="ignore", bag=True),
+         "bird": Mode(clean=False, errors="surrogateescape", bag=False)}
+
+
+THIS_YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)\s*", re.I)
+
+
+def clean_text(sql, mode):
+    """The query as the mode's official evaluator would run it."""
+    if not MODES[mode].clean or not isinstance(sql, str):
+        return sql
+    sql = sql.replace("> =", ">=").replace("< =", "<=").replace("! =", "!=")
+    return THIS_YEAR.sub("2020", sql)
+
+
+def order_matters(gold_sql):
+    """Spider's rule: these characters anywhere in the gold query, a sub-query included."""
+    return "order by" in gold_sql.lower()
+
+
+def same_result(gold, pred, ordered, mode="spider"):
+    """Whether two results (lists of row tuples) count as equal.
+
+    mode "spider": the rows are equal, each as often, under some permutation of the columns; in the
+        same order where `ordered`. Two empty results are equal whatever their widths.
+    mode "bird": the sets of rows are equal; `ordered` is not looked at.
+    Both compare cells as Python does: NULL equals NULL and nothing else, 1 equals 1.0, 'a' is not
+    'A', text never equals a number or a blob, floats have no tolerance. No deviation from the
+    official code is known, its quick reject included: (1, 1.5) is not (1.0, 1.5) in "spider".
+    """
+    if not MODES[mode].bag:
+        return set(gold) == set(pred)
+    if not gold and not pred:
+        return True
+    if len(gold) != len(pred) or len(gold[0]) != len(pred[0]):
+        return False
+    if gold != pred and not _permuted(gold, pred, ordered):
+        return False
+    return not _quick_reject(gold, pred, ordered)
+
+
+def _permuted(gold, pred, ordered):
+    """Whether some column permutation of pred makes the rows equal (as lists, or as bags)."""
+    gold_columns, pred_columns = list(zip(*gold)), list(zip(*pred))
+    if ordered:
+        return Counter(gold_columns) == Counter(pred_columns)
+    if len(gold_columns) == 1:
+        return Counter(gold_columns[0]) == Counter(pred_columns[0])
+    gold_signs = [frozenset(Counter(column).items()) for column in gold_columns]
+    pred_signs = [frozenset(Counter(column).items()) for column in pred_columns]
+    if Counter(gold_signs) != Counter(pred_signs):
+        return False
+    choices = [[j for j, sign in enumerate(pred_signs) if sign == wanted] for wanted in gold_signs]
+    # The column with the fewest look-alikes first, so that a wrong choice shows early.
+    order = sorted(range(len(choices)), key=lambda i: len(choices[i]))
+
+    def place(depth, chosen):
+        if depth:
+            ours = Counter(zip(*(gold_columns[i] for i in order[:depth])))
+            if ours != Counter(zip(*(pred_columns[j] for j in chosen))):
+                return False
+        if depth == len(order):
+            return True
+        tried = set()       # equal columns of pred are interchangeable: one of them is enough
+        for j in choices[order[depth]]:
+            if j not in chosen and pred_columns[j] not in tried:
+                tried.add(pred_columns[j])
+                if place(depth + 1, chosen + [j]):
+                    return True
+        return False
+
+    return place(0, [])
+
+
+def _quick_reject(gold, pred, ordered):
+    """Spider's first test, which sorts each row's cells by their spelling.
+
+    Of results that are equal it refuses some where an integer stands for a float: those alone
+    have two spellings, so only they need the test.
+    """
+    if len(gold[0]) == 1 or not any(type(cell) is float for row in gold + pred for cell in row):
+        return False
+    spell = lambda row: tuple(sorted(row, key=lambda cell: str(cell) + str(type(cell))))
+    ours, theirs = [spell(row) for row in gold], [spell(row) for row in pred]
+    return ours != theirs if ordered else set(ours) != set(theirs)
+
+
+# ---------------------------------------------------------------------------------------------
+# Sessions: open connections and gold results, in a worker or in this process
+
+class Verdict(NamedTuple):
+    status: str              # the prediction's; or bad_gold, and then there is no verdict
+    correct: bool            # equal results on every database of the example
+    error: str = ""          # why, where the status is not ok
+    seconds: float = 0.0     # that the prediction ran, on all databases together
+
+
+class Session:
+    """Runs queries and scores predictions; keeps connections and results for later ones.
+
+    arm: called before whatever may last; a worker sets its alarm there.
+    """
+    CONNECTIONS = 64
+    CACHE_BYTES = 32 << 20
+
+    def __init__(self, limits, arm=lambda: None):
+        self.limits, self.arm = limits, arm
+        self.connections, self.cache, self.late = OrderedDict(), OrderedDict(), {}
+        self.cached_bytes = 0
+
+    def close(self):
+        for connection in self.connections.values():
+            connection.close()
+        self.connections.clear()
+        self.cache.clear()
+        self.late.clear()
+        self.cached_bytes = 0
+
+    def run(self, path, sql, *options):
+        """Result of one query; see Connection.run."""
+        self.arm()
+        try:
+            connection = self._connection(_identity(path))
+        except (sqlite3.Error, OSError, ValueError) as problem:
+            text = str(problem)
+            return Result("error", [], text if str(path) in text else f"{path}: {text}")
+        return connection.run(sql, *options)
+
+    def pair(self, paths, gold, pred, mode):
+        """Verdict on one prediction: it must equal the gold on every database of the example."""
+        gold, pred, rule = clean_text(gold, mode), clean_text(pred, mode), MODES[mode]
+        wanted = [self._cached(path, gold, rule.errors) for path in paths]
+        bad = next((result for result in wanted if result.status != "ok"), None)
+        if bad:
+            return Verdict("bad_gold", False, f"{bad.status}: {bad.error}")
+        seconds, ordered = 0.0, order_matters(gold)
+        for path, expected in zip(paths, wanted):
+            result = self._prediction(path, pred, expected.rows, rule)
+            seconds += result.seconds
+            if result.status != "ok":
+                return Verdict(result.status, False, result.error, seconds)
+            self.arm()
+            if not same_result(expected.rows, result.rows, ordered, mode):
+                return Verdict("ok", False, "", seconds)
+        return Verdict("ok", True, "", seconds)
+
+    def _prediction(self, path, sql, expected, rule):
+        """The prediction's Result, read as far as it takes to compare it with the expected rows."""
+        # One row more than the gold's already proves that two bags differ.
+        enough = len(expected) if rule.bag else None
+        if not expected:
+            return self._cached(path, sql, rule.errors, enough)
+        result = self._cached(path, sql, rule.errors, enough, timeout=QUICK)
+        if result.status != "timeout":
+            return result
+        # Most of the time goes into few slow queries: one of another width need not be waited for.
+        width = self._connection(_identity(path)).width(sql)
+        if width is not None and width != len(expected[0]):
+            return Result("ok", [(None,) * width], "", result.seconds)
+        return self._cached(path, sql, rule.errors, enough)
+
+    def _connection(self, identity):
+        if identity not in self.connections:
+            if len(self.connections) >= self.CONNECTIONS:
+                self.connections.popitem(last=False)[1].close()
+            self.connections[identity] = Connection(identity[0], self.limits)
+        self.connections.move_to_end(identity)
+        return self.connections[identity]
+
+    def _cached(self, path, sql, errors, enough=None, timeout=None):
+        """run(), remembered: predictions repeat each other, and golds from round to round."""
+        try:
+            key = _identity(path), sql, errors
+        except (OSError, ValueError) as problem:
+            return Result("error", [], str(problem))
+        known, read, size = self.cache.get(key) or (self.late.get(key), None, 0)
+        if known and (read is None or enough is not None and len(known.rows) > enough):
+            return known        # all of it, or already more than enough
+        result = self.run(path, sql, errors, enough, timeout)
+        if result.status == "timeout":      # depends on the machine's load: for this batch only
+            if timeout is None:
+                self.late[key] = result
+            return result
+        self.cached_bytes -= size
+        complete = enough is None or len(result.rows) <= enough
+        size = len(marshal.dumps(result.rows)) + 1_000
+        self.cache[key] = result, None if complete else enough, size
+        self.cached_bytes += size
+        while self.cached_bytes > self.CACHE_BYTES:
+            self.cached_bytes -= self.cache.popitem(last=False)[1][2]
+        return result
+
+
+def _identity(path):
+    """What tells a database from the same file after a change."""
+    stat = os.stat(path)
+    return path, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def run_sql(db_path, sql, limits=Limits(), errors="surrogateescape", enough=None):
+    """Result of one query on one database, in this process; never raises for what a query does.
+
+    It cannot write, and time and size are limited, but a single opcode or a blow-up while SQLite
+    prepares the statement can outlast the deadline: only Verifier kills those.
+    """
+    session = Session(limits)
+    try:
+        return session.run(os.path.abspath(db_path), sql, errors, enough)
+    finally:
+        session.close()
+
+
+# ---------------------------------------------------------------------------------------------
+# Worker processes. Both sides speak JSON lines: a list of jobs there, one reply for each job back.
+
+GRACE = 0.3         # seconds past its deadline after which an unstoppable query is killed
+HEARTBEAT = 0.5     # a busy worker is never silent for longer than this and one query together
+
+
+# Not pickle: nothing that a worker could send makes the trainer run code. A blob travels as a dict.
+_encode = json.JSONEncoder(default=lambda blob: {"hex": blob.hex()}).encode
+_decode = json.JSONDecoder(object_hook=lambda blob: bytes.fromhex(blob["hex"])).decode
+
+
+def work(limits):
+    """The life of a worker: answers jobs from stdin until it closes, or until an alarm kills it.
+
+    The alarm's default action ends the process inside the kernel, so that neither SQLite nor
+    Python needs to cooperate, and a worker whose trainer was killed does not run on.
+    """
+    _confine(limits.memory)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    spoke = 0.0
+
+    def say(value):
+        nonlocal spoke
+        sys.stdout.buffer.write(_encode(value).encode() + b"\n")
+        sys.stdout.buffer.flush()
+        spoke = time.perf_counter()
+
+    def arm():
+        signal.setitimer(signal.ITIMER_REAL, limits.timeout + GRACE)
+        if time.perf_counter() > spoke + HEARTBEAT:     # a job can be many queries
+            say(None)
+
+    session = Session(limits, arm)
+    kinds = {"run": session.run, "pair": session.pair,
+             "time": lambda *arguments: session.run(*arguments)._replace(rows=[])}
+    say(None)
+    for line in sys.stdin.buffer:
+        for kind, *arguments in json.loads(line):
+            try:
+                say(kinds[kind](*arguments))
+            except MemoryError:     # in what we did with rows: SQLite's own ends as a Result
+                session.close()
+                say(("too_big", [], "out of memory", 0.0))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        session.late.clear()
+
+
+def _confine(memory):
+    """What the kernel can forbid a worker: memory, files, core dumps."""
+    import resource
+    for name, value in (("RLIMIT_AS", memory), ("RLIMIT_FSIZE", 0), ("RLIMIT_CORE", 0)):
+        try:
+            resource.setrlimit(getattr(resource, name), (value, value))
+        except (ValueError, OSError):       # macOS has no RLIMIT_AS; SQLite's heap limit remains
+            pass
+
+
+class _Worker:
+    """This side of one worker process, started when it is first needed."""
+
+    def __init__(self, limits):
+        self.limits, self.process = limits, None
+        self.pending, self.text, self.heard = deque(), bytearray(), 0.0
+
+    def start(self):
+        # Not multiprocessing: its spawn runs the caller's main module again, torch and all. A new
+        # session keeps Ctrl-C, which the terminal sends to a whole group, from the worker.
+        command = [sys.executable, "-I", "-S", os.path.abspath(__file__), "--worker",
+                   json.dumps(astuple(self.limits))]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        start_new_session=True)
+        self.text.clear()
+
+    def send(self, batch, jobs):
+        """Sends the jobs of these indices; the worker is idle, so it reads before it writes."""
+        if self.process is None:
+            self.start()
+        self.pending, self.heard = deque(batch), time.monotonic()
+        try:
+            message = _encode([jobs[index] for index in batch]) + "\n"
+            self.process.stdin.write(message.encode())
+            self.process.stdin.flush()
+        except BrokenPipeError:     # it died idle; receive() finds that out
+            pass
+
+    def receive(self):
+        """List of (index, reply), and whether the worker still lives; blocks until it speaks."""
+        block = os.read(self.process.stdout.fileno(), 1 << 20)
+        if block:
+            self.heard = time.monotonic()
+        self.text += block
+        if b"\n" not in block:      # within a long line, or after the last
+            return [], bool(block)
+        lines, _, self.text = self.text.rpartition(b"\n")
+        replies = _decode("[" + lines.decode().replace("\n", ",") + "]")
+        return [(self.pending.popleft(), reply) for reply in replies if reply], True
+
+    def silence(self):
+        """Seconds since it last spoke or was spoken to."""
+        return time.monotonic() - self.heard
+
+    def stop(self):
+        """Ends the process; its exit code, -SIGALRM where a query outlasted its deadline."""
+        if self.process is None:
+            return 0
+        self.process.kill()         # of no effect on one that is dead: its exit code stays
+        self.process.stdout.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
+        code, self.process = self.process.wait(), None
+        self.pending.clear()
+        return code
+
+
+# ---------------------------------------------------------------------------------------------
+# The pool
+
+class Verifier:
+    """A pool of worker processes that run queries and score predictions.
+
+    with Verifier(workers=2) as verifier:
+        verdicts = verifier.verdicts([(db_path, gold, pred), ...], mode="spider")
+
+    Answers come in the order of the questions. A query that holds a worker past its deadline dies
+    with the worker; a timeout is tried again, once, while nothing else runs, before it counts
+    (retry=False leaves that out, where a slow query is as good as a wrong one).
+    """
+    BATCH = 64      # jobs a message: enough to hide its cost, few enough to share work evenly
+    LIVES = 3       # workers that may die under one job, killed from outside, before we give up
+
+    def __init__(self, workers=2, timeout=5.0, max_rows=200_000, memory=1 << 30, retry=True):
+        self.limits, self.retry = Limits(timeout, max_rows, memory=memory), retry
+        self.workers = [_Worker(self.limits) for _ in range(max(1, workers))]
+        self.homes = {}         # database(s): index of the worker
+        try:
+            for worker in self.workers:
+                worker.start()
+            for worker in self.workers:
+                if not worker.receive()[1]:
+                    raise RuntimeError("a verifier worker cannot start: its error is above")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def close(self):
+        """Ends all workers; the next call would start new ones."""
+        for worker in self.workers:
+            worker.stop()
+
+    def run(self, jobs, rows=True):
+        """List of Result for (db_path, sql) pairs; without rows=True they are read, not brought."""
+        jobs = [("run" if rows else "time", os.path.abspath(path), _text(sql))
+                for path, sql in jobs]
+        replies, known = self._map(jobs), {}
+        for index, reply in enumerate(replies):
+            if reply[0] == "timeout" and self.retry:
+                replies[index] = self._alone(jobs[index], known)
+        return [Result(_status(status), [tuple(row) for row in rows], error, seconds)
+                for status, rows, error, seconds in replies]
+
+    def verdicts(self, pairs, mode="spider"):
+        """List of Verdict for (db_path, gold, pred); db_path may be a list: all must agree.
+
+        Leave those with status bad_gold out of every count: their gold failed, and nothing is
+        known of the prediction.
+        """
+        if mode not in MODES:
+            raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}")
+        jobs = [("pair", _paths(paths), _text(gold), _text(pred), mode)
+                for paths, gold, pred in pairs]
+        replies, known = self._map(jobs), {}
+        for index, reply in enumerate(replies):
+            late = reply[0] in ("timeout", "died") or reply[2].startswith("timeout")
+            if late and self.retry:
+                replies[index] = self._again(jobs[index], known)
+        return [Verdict(_status(status), bool(correct), error, seconds)
+                for status, correct, error, seconds in replies]
+
+    def _again(self, job, known):
+        """The reply to a pair that took too long or killed its worker, tried again.
+
+        The gold against itself comes first: where it is to blame there is no verdict.
+        """
+        kind, paths, gold, _, mode = job
+        status, _, error, seconds = self._alone((kind, paths, gold, gold, mode), known)
+        if status == "ok":
+            return self._alone(job, known)
+        return ("bad_gold", False, error if status == "bad_gold" else f"{status}: {error}", seconds)
+
+    def _alone(self, job, known):
+        """The reply to a job while nothing else runs; equal jobs of one call share it."""
+        key = repr(job)
+        if key not in known:
+            known[key] = self._map([job])[0]
+        return known[key]
+
+    def _map(self, jobs):
+        """Replies to jobs, in order, however many workers die under them."""
+        queues, replies, deaths = self._batches(jobs), [None] * len(jobs), Counter()
+        try:
+            while any(queues) or any(worker.pending for worker in self.workers):
+                for worker, own in zip(self.workers, queues):
+                    longest = max(queues, key=len)
+                    if longest and not worker.pending:
+                        worker.send(own.popleft() if own else longest.pop(), jobs)
+                for worker in self._speaking():
+                    answers, alive = worker.receive()
+                    for index, reply in answers:
+                        replies[index] = reply
+                    if not alive:
+                        self._bury(worker, queues[0], replies, deaths)
+        except BaseException:       # Ctrl-C: what is under way must not answer a later call
+            for worker in self.workers:
+                if worker.pending:
+                    worker.stop()
+            raise
+        return replies
+
+    def _batches(self, jobs):
+        """A queue of batches (lists of job indices) for each worker.
+
+        A database stays with the worker that it first went to, which has it open and its results
+        cached; a worker that runs out of work takes from the end of another's queue.
+        """
+        queues = [[] for _ in self.workers]
+        for index in sorted(range(len(jobs)), key=lambda index: str(jobs[index][1:3])):
+            least = min(range(len(queues)), key=lambda worker: len(queues[worker]))
+            home = self.homes.setdefault(str(jobs[index][1]), least)
+            queues[home].append(index)
+        size = max(1, min(self.BATCH, len(jobs) // (4 * len(queues))))
+        return [deque(queue[i:i + size] for i in range(0, len(queue), size)) for queue in queues]
+
+    def _speaking(self):
+        """The busy workers with something to read."""
+        patience = 2 * (self.limits.timeout + GRACE + HEARTBEAT)
+        poll = select.poll()
+        busy = {worker.process.stdout.fileno(): worker for worker in self.workers
+                if worker.pending}
+        for channel in busy:
+            poll.register(channel, select.POLLIN)
+        if min(len(worker.pending) for worker in busy.values()) > 8:
+            time.sleep(0.001)       # to wake up for every single reply costs more than the reply
+        ready = [busy[channel] for channel, _ in poll.poll(1000 * patience)]
+        for worker in busy.values():
+            # A worker's own alarm comes first; this is for one that was stopped from outside.
+            if worker not in ready and worker.silence() > patience:
+                worker.process.kill()
+        return ready
+
+    def _bury(self, worker, queue, replies, deaths):
+        """After a worker's death: blames its current job or nobody; the others go on elsewhere."""
+        (culprit, *others), silence = worker.pending, worker.silence()
+        code = worker.stop()
+        deaths[culprit] += 1
+        if code == -signal.SIGALRM or silence > self.limits.timeout:
+            error = f"over {self.limits.timeout:g} s, and had to be killed"
+            replies[culprit] = ("timeout", [], error, silence)
+        elif deaths[culprit] == self.LIVES:
+            replies[culprit] = ("died", [], f"kills its worker (exit code {code})", silence)
+        else:
+            others.insert(0, culprit)
+        if others:
+            queue.appendleft(others)
+
+
+def _paths(paths):
+    """Absolute paths, as strings, of one database or several."""
+    single = isinstance(paths, (str, os.PathLike))
+    return [os.path.abspath(path) for path in ([paths] if single else paths)]
+
+
+def _text(sql):
+    """What a worker is sent of a query; what no worker should read becomes None, and is refused."""
+    return sql if isinstance(sql, str) and len(sql) < 200_000 else None
+
+
+def _status(reply):
+    return "error" if reply == "died" else reply
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        work(Limits(*json.loads(sys.argv[2])))
+    else:
+        from data.scoring import main
+        sys.exit(main())

@@ -1,0 +1,191 @@
+"""Write the goldens beside this file: tiny random checkpoints and what transformers makes of them.
+
+    pip install torch transformers peft
+    python tests/goldens/make.py            writes the folders, the logits and the rendered prompts
+    python tests/goldens/make.py --check    the way back: what model.py saves, read by transformers
+
+The tests read the files only; neither library is needed to run them.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import peft
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+import model as lm                                                        # noqa: E402
+
+LENGTHS = (23, 40, 7)                 # of the rows of the ragged batch
+SIZES = dict(vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+             num_attention_heads=4, num_key_value_heads=2, bos_token_id=1, eos_token_id=2)
+LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0,
+              high_freq_factor=4.0, original_max_position_embeddings=128)
+OLD_LLAMA3 = {k: v for k, v in LLAMA3.items() if k != "rope_theta"}
+
+# name: family, settings of its config, keys of config.json to rewrite the old way (None: as it is)
+CASES = {
+    "llama2": ("Llama", dict(num_key_value_heads=4), dict(rope_theta=10000.0)),
+    "llama3": ("Llama", dict(rope_parameters=LLAMA3, head_dim=8), None),
+    "llama3-old-keys": ("Llama", dict(rope_parameters=LLAMA3, head_dim=8,
+                                      tie_word_embeddings=True),
+                        dict(rope_theta=10000.0, rope_scaling=OLD_LLAMA3)),
+    "llama-bias": ("Llama", dict(attention_bias=True, tie_word_embeddings=True), None),
+    "codellama": ("Llama", dict(rope_parameters=dict(rope_type="default", rope_theta=1e6)), None),
+    "deepseek-coder": ("Llama", dict(rope_parameters=dict(rope_type="linear", factor=4.0,
+                                                          rope_theta=100000.0)),
+                       dict(rope_theta=100000.0, rope_scaling=dict(type="linear", factor=4.0))),
+    "qwen2": ("Qwen2", dict(), None),
+    "qwen2-tied": ("Qwen2", dict(tie_word_embeddings=True), dict(rope_theta=10000.0)),
+    "qwen2-window": ("Qwen2", dict(use_sliding_window=True, sliding_window=9, max_window_layers=1),
+                     dict(rope_theta=10000.0, layer_types=None)),
+    "qwen3": ("Qwen3", dict(head_dim=8), None),
+    "qwen3-tied": ("Qwen3", dict(head_dim=8, tie_word_embeddings=True), None),
+    "mistral": ("Mistral", dict(sliding_window=8), None),
+    "mistral-tied": ("Mistral", dict(sliding_window=None, head_dim=6, tie_word_embeddings=True),
+                     dict(rope_theta=10000.0)),
+}
+SHARDED = "llama2"                    # this one comes in several files
+# name: checkpoint, settings of the adapter
+ADAPTERS = {
+    "qwen2": dict(r=4, lora_alpha=10, target_modules=["q_proj", "v_proj", "down_proj"]),
+    "llama3": dict(r=2, lora_alpha=4, target_modules="all-linear", use_rslora=True),
+    "qwen3-tied": dict(r=3, lora_alpha=6, target_modules=r".*layers\.1\..*(k|o|gate)_proj"),
+}
+
+# bos and eos of each of templates/*.jinja, which are in the manner of these checkpoints' own
+TEMPLATES = {"llama3": ("<|begin_of_text|>", "<|eot_id|>"), "qwen2.5": ("", "<|im_end|>"),
+             "deepseek-coder": ("<bos>", "<|EOT|>"), "mistral": ("<s>", "</s>")}
+TEXT = "singer(singer_id number key, name text)\nquestion: How many singers are there?\nsql:\n"
+
+
+def randomise(model, seed):
+    """Weights large enough that every part of the model shows in the logits."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=generator)
+            p.copy_(1 + 0.2 * noise if "norm" in name else 0.3 * noise)
+
+
+def ragged(seed):
+    """ids (B, T) padded with 0, and their mask."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    ids = torch.randint(3, SIZES["vocab_size"], (len(LENGTHS), max(LENGTHS)), generator=generator)
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    return ids * mask, mask
+
+
+@torch.no_grad()
+def logits_of(folder, ids, mask, adapter=None):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if adapter:
+        model = peft.PeftModel.from_pretrained(model, adapter)
+    return model.eval()(input_ids=ids, attention_mask=mask.long()).logits * mask[..., None]
+
+
+def rewrite(folder, keys):
+    """config.json with the rotary settings under their keys of before transformers 5."""
+    path = folder / "config.json"
+    raw = json.loads(path.read_text())
+    raw.pop("rope_parameters")
+    raw.update(keys, torch_dtype=raw.pop("dtype"))
+    path.write_text(json.dumps({k: v for k, v in raw.items() if v is not None}, indent=2) + "\n")
+
+
+def make(name, seed):
+    """One folder with its checkpoint and expected.safetensors (ids, mask, logits)."""
+    family, settings, old = CASES[name]
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    config = getattr(transformers, family + "Config")(**{**SIZES, **settings})
+    model = getattr(transformers, family + "ForCausalLM")(config)
+    randomise(model, seed)
+    model.save_pretrained(folder, max_shard_size="8KB" if name == SHARDED else "5GB")
+    ids, mask = ragged(seed)
+    expected = logits_of(folder, ids, mask)
+    if old is not None:
+        rewrite(folder, old)
+        assert torch.equal(logits_of(folder, ids, mask), expected), name
+    save_file({"ids": ids, "mask": mask, "logits": expected}, folder / "expected.safetensors")
+    print(f"{name}: largest logit {expected.abs().max():.1f}, "
+          f"{sum(f.stat().st_size for f in folder.iterdir()) / 1e3:.0f} kB")
+
+
+def make_adapter(name, seed):
+    """adapters/NAME: what PEFT saves, and the logits with it."""
+    folder = HERE / "adapters" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(HERE / name, dtype=torch.float32)
+    model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **ADAPTERS[name]))
+    randomise(torch.nn.ParameterDict({k.replace(".", "_"): p for k, p in model.named_parameters()
+                                      if "lora_" in k}), seed)
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    edit = json.loads((folder / "adapter_config.json").read_text())
+    edit["base_model_name_or_path"] = f"tests/goldens/{name}"
+    (folder / "adapter_config.json").write_text(json.dumps(edit, indent=2) + "\n")
+    ids, mask = ragged(seed)
+    expected = logits_of(HERE / name, ids, mask, folder)
+    change = (expected - logits_of(HERE / name, ids, mask)).abs().max()
+    save_file({"ids": ids, "mask": mask, "logits": expected}, folder / "expected.safetensors")
+    print(f"adapter of {name}: logits change by up to {change:.1f}")
+
+
+def make_prompts():
+    """prompts.json: the text that transformers renders from each template."""
+    made, turn = {}, [{"role": "user", "content": TEXT}]
+    for name, (bos, eos) in TEMPLATES.items():
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=lm.tokenizers.Tokenizer(lm.tokenizers.models.BPE()),
+            bos_token=bos or None, eos_token=eos,
+            chat_template=(HERE / "templates" / f"{name}.jinja").read_text())
+        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        made[name] = {"bos": bos, "eos": eos, "text": TEXT, "expected": text}
+    (HERE / "prompts.json").write_text(json.dumps(made, indent=1) + "\n")
+
+
+def check(name):
+    """Load with model.py, save, read with transformers: the logits of the golden."""
+    expected = load_file(HERE / name / "expected.safetensors")
+    with tempfile.TemporaryDirectory() as folder:
+        lm.save_pretrained(lm.load_pretrained(HERE / name), folder)
+        logits = logits_of(folder, expected["ids"], expected["mask"])
+    print(f"{name}: saved and read by transformers, logits differ by at most "
+          f"{(logits - expected['logits']).abs().max():.1e}")
+
+
+def check_adapter(name):
+    """Load with model.py, save, read with PEFT: the logits of the golden; and merged the same."""
+    expected = load_file(HERE / "adapters" / name / "expected.safetensors")
+    model = lm.load_adapter(lm.load_pretrained(HERE / name), HERE / "adapters" / name)
+    with tempfile.TemporaryDirectory() as folder:
+        lm.save_adapter(model, folder, HERE / name)
+        logits = logits_of(HERE / name, expected["ids"], expected["mask"], folder)
+    with tempfile.TemporaryDirectory() as folder:
+        lm.save_pretrained(model, folder)
+        merged = logits_of(folder, expected["ids"], expected["mask"])
+    print(f"adapter of {name}: saved and read by PEFT, logits differ by at most "
+          f"{(logits - expected['logits']).abs().max():.1e}; merged, by "
+          f"{(merged - expected['logits']).abs().max():.1e}")
+
+
+if __name__ == "__main__":
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if sys.argv[1:] != ["--check"]:
+        make_prompts()
+        for seed, name in enumerate(CASES):
+            make(name, seed)
+        for seed, name in enumerate(ADAPTERS):
+            make_adapter(name, seed)
+    for name in CASES:
+        check(name)
+    for name in ADAPTERS:
+        check_adapter(name)

@@ -1,0 +1,872 @@
+"""Every stage from the command line in a world of two databases, and the parts between them."""
+
+import json
+import os
+import random
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+from conftest import PAIRS, ROOT
+from safetensors.torch import load_file
+
+import model as lm
+import spft
+from data.benchmark import Example
+from data.sqltree import normalise
+from model import Sample
+from spft import Candidate, Config, Item
+from sqlexec import Column, Schema, Table, read_schema
+
+LINE = ["base", "sft", "vbift-1", "vbift-2", "selfplay-1"]
+
+
+# ---------------------------------------------------------------------------------------------
+# One finished run, looked at from all sides
+
+class Finished(NamedTuple):
+    out: Path
+    results: list
+    stdout: str
+    fits: dict          # name of a round -> its steps, as `fit` had them
+    asked: list         # prompts (lists of ids) that were given to `generate`
+
+
+def spied(patch, fits, asked):
+    """Let `fit` and `generate` note what they are given."""
+    fit, generate = spft.fit, lm.generate
+
+    def noted_fit(model, steps, loss, weight, lr, name, *rest):
+        fits[name] = steps
+        return fit(model, steps, loss, weight, lr, name, *rest)
+
+    def noted_generate(model, prompts, *rest, **options):
+        asked.extend(prompts)
+        return generate(model, prompts, *rest, **options)
+
+    patch.setattr(spft, "fit", noted_fit)
+    patch.setattr(lm, "generate", noted_generate)
+
+
+@pytest.fixture(scope="module")
+def finished(cli, tmp_path_factory):
+    out, fits, asked = tmp_path_factory.mktemp("finished") / "run", {}, []
+    with pytest.MonkeyPatch.context() as patch:
+        spied(patch, fits, asked)
+        code, stdout, stderr = cli("--stage", "selfplay", "--out", out)
+    assert (code, stderr) == (0, "")
+    return Finished(out, results(out), stdout, fits, asked)
+
+
+def results(out, *without):
+    """results.json without some keys."""
+    return [{k: v for k, v in row.items() if k not in without}
+            for row in json.loads((out / "results.json").read_text())]
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def candidate(out, name):
+    return json.loads((out / name / "candidate.json").read_text())
+
+
+def same_weights(a, b):
+    a, b = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def content(folder):
+    """{path: bytes} of all files below."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_results_have_a_row_for_every_model_and_split(finished):
+    assert [(row["model"], row["split"]) for row in finished.results] == [
+        (name, split) for name in LINE for split in ("val", "test")]
+    for row in finished.results:
+        assert list(row) == ["stage", "model", "parent", "split", "ex", "n", "low", "high",
+                             "seconds"]
+        assert row["stage"] == row["model"].partition("-")[0] and row["n"] == 8
+        assert 0 <= row["low"] <= row["ex"] <= row["high"] <= 100 and row["seconds"] >= 0
+    parents = {row["model"]: row["parent"] for row in finished.results}
+    assert parents == {"base": "-", "sft": "base", "vbift-1": "sft", "vbift-2": "vbift-1",
+                       "selfplay-1": best(finished).name}
+
+
+def ex(finished, name, split="val"):
+    return next(row["ex"] for row in finished.results
+                if (row["model"], row["split"]) == (name, split))
+
+
+def best(finished):
+    return max((Candidate(**candidate(finished.out, name)) for name in LINE[1:4]),
+               key=lambda c: c.ex)
+
+
+def test_training_teaches(finished):
+    """Three of the eight questions of val stand in train: who learned them is above the base."""
+    assert ex(finished, "base") == 0 < ex(finished, best(finished).name)
+
+
+@pytest.mark.parametrize("name", LINE)
+def test_every_answer_is_kept_with_a_verdict_that_sqlite_confirms(finished, world, name):
+    for split in ("val", "test"):
+        kept = rows(finished.out / name / f"{split}.jsonl")
+        assert [(row["db_id"], row["question"]) for row in kept] == [
+            (db_id, question) for db_id, question, _ in PAIRS[split]]
+        for row in kept:
+            assert row["correct"] == same_rows(world, row["db_id"], row["gold"], row["pred"])
+        assert ex(finished, name, split) == 100 * sum(row["correct"] for row in kept) / 8
+
+
+def same_rows(world, db_id, gold, pred):
+    """Equal bags of rows on a plain connection (no gold of val and test sorts more than one)."""
+    with closing(sqlite3.connect(world / "database" / db_id / f"{db_id}.sqlite")) as db:
+        try:
+            return Counter(db.execute(pred).fetchall()) == Counter(db.execute(gold).fetchall())
+        except sqlite3.Error:
+            return False
+
+
+@pytest.mark.parametrize("name", LINE[1:])
+def test_every_candidate_is_a_checkpoint_folder(finished, base, name):
+    folder = finished.out / name
+    assert lm.load_pretrained(folder).config == lm.ModelConfig.read(base)
+    assert (folder / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    assert not same_weights(folder, base)
+    record = candidate(finished.out, name)
+    assert record["ex"] == ex(finished, name) and record["folder"] == str(folder)
+
+
+def test_a_person_sees_who_plays_whom_and_one_table(finished):
+    banners = re.findall(r"^== (\S+): ", finished.stdout, re.M)
+    assert banners == LINE
+    weakest = min((candidate(finished.out, name) for name in LINE[1:4]), key=lambda c: c["ex"])
+    roster = re.search(r"^== selfplay-1: (.*)", finished.stdout, re.M)[1]
+    assert re.findall(r"\b(sft|vbift-\d)\b", roster) == [best(finished).name, weakest["name"]]
+    table = finished.stdout[finished.stdout.rindex("test EX"):]
+    assert re.findall(r"^ +([\w-]+) +[\w-]+ +\d+\.\d +\d+\.\d \(8, ", table, re.M) == LINE
+
+
+def test_results_hold_the_settings_that_made_them(finished, world):
+    settings = json.loads((finished.out / "config.json").read_text())
+    assert settings["seed"] == 0 and settings["data"] == str(world) and settings["batch"] == 8
+
+
+# ---------------------------------------------------------------------------------------------
+# Synthesis
+
+def test_no_synthetic_query_stands_in_any_split(finished, world):
+    schemas = {db_id: read_schema(world / "database" / db_id / f"{db_id}.sqlite")
+               for db_id in ("zoo", "shop")}
+    made = [(row["db_id"], normalise(row["query"], schemas[row["db_id"]]))
+            for name in ("vbift-1", "vbift-2")
+            for row in rows(finished.out / name / "synthetic.jsonl")]
+    labelled = {(db_id, normalise(sql, schemas[db_id]))
+                for split in PAIRS.values() for db_id, _, sql in split}
+    assert len(made) > 10 and not labelled & set(made)
+    assert len(set(made)) == len(made)                  # the second round makes nothing again
+    # The templates of train do reach val and test: something had to be held back.
+    assert re.search(r"in train, dev or test [1-9]", finished.stdout)
+
+
+def test_synthetic_queries_run_and_return_something(finished, world):
+    for row in rows(finished.out / "vbift-2" / "synthetic.jsonl"):
+        path = world / "database" / row["db_id"] / f"{row['db_id']}.sqlite"
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute(row["query"]).fetchall()
+        assert row["question"].strip() and row["part"] in ("train", "y+", "y-")
+
+
+def sequences(steps):
+    return {tuple(ids): n for item in flat(steps) for ids, n in item.sequences}
+
+
+def test_what_verification_finds_goes_into_the_next_round(finished, cli, tmp_path, monkeypatch):
+    """y+ is trained in the SQL-to-Text direction, the templates of y- are drawn more often."""
+    out, fits, fed = tmp_path / "run", {}, []
+    earlier = [("train", "lions", "SELECT age FROM animal WHERE kind = 'lion'"),
+               ("y+", "right", "SELECT MIN(age) FROM animal WHERE kind = 'lion'"),
+               ("y-", "wrong", "SELECT MAX(name) FROM animal WHERE kind = 'zebra'")]
+    (out / "vbift-1").mkdir(parents=True)
+    (out / "vbift-1" / "synthetic.jsonl").write_text("".join(
+        json.dumps({"part": part, "db_id": "zoo", "question": question, "query": query}) + "\n"
+        for part, question, query in earlier))
+    for name in ("base", "sft", "vbift-1"):
+        record = Candidate(name, "-", str(finished.out / "sft"), 1.0, 1.0)
+        (out / name).mkdir(exist_ok=True)
+        (out / name / "candidate.json").write_text(json.dumps(vars(record)))
+    reweight = spft.TemplatePool.reweight
+    monkeypatch.setattr(spft.TemplatePool, "reweight",
+                        lambda pool, wrong: fed.append(wrong) or reweight(pool, wrong))
+    monkeypatch.setattr(spft, "fit", lambda model, steps, *rest: fits.update({rest[3]: steps}))
+    code, _, stderr = cli("--stage", "vbift", "--out", out)
+    assert (code, stderr) == (0, "") and list(fits) == ["vbift-2"]
+    assert [query for query, _ in fed[-1]] == [earlier[2][2]]
+    tokenizer = lm.Tokenizer(finished.out / "sft")
+    trained = Counter(tokenizer.decode(ids[n:]) for ids, n in sequences(fits["vbift-2"]).items())
+    assert [trained[text] for _, *pair in earlier for text in pair] == [1, 1, 1, 0, 0, 0]
+
+
+# ---------------------------------------------------------------------------------------------
+# Prompts
+
+def test_prompts_say_it_all():
+    schema = Schema("zoo", (
+        table("keeper", ("keeper_id", "number", True), ("full name", "text", False)),
+        table("animal", ("animal_id", "number", True), ("keeper_id", "number", False))),
+        (("animal", "keeper_id", "keeper", "keeper_id"),))
+    text = ('keeper(keeper_id number key, "full name" text)\n'
+            "animal(animal_id number key, keeper_id number > keeper.keeper_id)")
+    assert spft.compact(schema) == text
+    links = [("keeper", "full name", "O'Hara")]
+    assert spft.sql_prompt(schema, "how many?", links) == (
+        text + "\nquestion: how many?\nvalues: keeper.\"full name\" = 'O''Hara'\nsql:\n")
+    assert spft.sql_prompt(schema, "how many?", []) == text + "\nquestion: how many?\nsql:\n"
+    assert spft.question_prompt(schema, "SELECT 1") == text + "\nsql: SELECT 1\nquestion:\n"
+
+
+def table(name, *columns):
+    return Table(name, tuple(Column(*column) for column in columns))
+
+
+def test_schemas_over_the_budget_keep_what_matters(world, base, tokenizer):
+    """Training keeps the gold's table, asking the one that the question means."""
+    task = spft.Task(Config(data=str(world), schema_budget=60), tokenizer, None)
+    example = Example("zoo", "names of keepers", "SELECT COUNT(*) FROM animal")
+    for prompt, kept, cut in ((task.sql_prompt(example), "keeper(", "animal("),
+                              (task.sql_prompt(example, train=True), "animal(", "keeper("),
+                              (task.question_prompt(example), "animal(", "keeper(")):
+        assert kept in prompt and cut not in prompt
+    assert task.dropped["tables"] == 2
+    whole = spft.Task(Config(data=str(world), schema="ddl"), tokenizer, None)
+    assert whole.sql_prompt(example).count("CREATE TABLE") == 2 and not whole.dropped
+
+
+def test_synthesis_alone_needs_no_model(cli, idle, tmp_path):
+    code, stdout, stderr = cli("--stage", "synth", "--n", 12, "--show", 3, "--model", "nowhere",
+                               "--out", tmp_path / "made")
+    assert (code or 0, stderr) == (0, "") and "made 12 of 12" in stdout
+    assert len(rows(tmp_path / "made" / "synthetic.jsonl")) == 12
+
+
+def test_training_and_sampling_see_the_same_prompts_token_by_token(finished):
+    """Whatever was asked for SQL in play was trained behind the very same ids, and answered in
+    validation behind ids that begin alike."""
+    asked = set(map(tuple, finished.asked))
+    trained = {ids[:n] for ids, n in sequences(finished.fits["sft"]).items()}
+    played = {ids[:n] for ids, n in sequences(finished.fits["selfplay-1"]).items()}
+    for_sql = lm.Tokenizer(finished.out / "sft").encode("\nsql:\n")
+    to_sql = {ids for ids in trained if ids[-len(for_sql):] == tuple(for_sql)}
+    assert len(to_sql) == 20 and to_sql <= asked
+    assert to_sql <= played <= asked
+
+
+def test_a_chat_template_frames_training_and_sampling_alike(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "chat")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %} [assistant]{% endif %}")
+    tokenizer = lm.Tokenizer(folder)
+    ids, n = spft.sequence(tokenizer, "names of lion", "SELECT name")
+    assert ids[:n] == tokenizer.prompt("names of lion")
+    assert tokenizer.decode(ids[:n]) == "[user] names of lion [assistant]"
+    assert tokenizer.decode(ids[n:]) == "SELECT name" and ids[-1] == tokenizer.end
+
+
+# ---------------------------------------------------------------------------------------------
+# Resuming
+
+@pytest.fixture
+def idle(monkeypatch):
+    """Whoever trains or generates here fails."""
+    def refuse(*arguments, **options):
+        raise AssertionError("nothing is to be done")
+    monkeypatch.setattr(spft, "fit", refuse)
+    monkeypatch.setattr(lm, "generate", refuse)
+
+
+def test_a_second_call_does_nothing_again(finished, cli, idle):
+    before = content(finished.out)
+    code, stdout, stderr = cli("--stage", "selfplay", "--out", finished.out)
+    assert (code, stderr) == (0, "")
+    assert content(finished.out) == before
+    assert stdout.strip() and stdout.strip() in finished.stdout       # the table, nothing else
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(finished, cli, tmp_path, monkeypatch):
+    out, fit = tmp_path / "run", spft.fit
+    assert cli("--stage", "sft", "--out", out)[0] == 0
+    assert results(out, "seconds") == [
+        {k: v for k, v in row.items() if k != "seconds"} for row in finished.results[:4]]
+    sft = content(out / "sft")
+
+    def stop(model, steps, loss, weight, lr, name, *rest):
+        fit(model, steps, loss, weight, lr, name, *rest)
+        if name == "vbift-2":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spft, "fit", stop)
+        code, _, stderr = cli("--stage", "selfplay", "--out", out)
+    assert (code, stderr) == (2, "spft.py: error: stopped; the same command continues\n")
+    assert (out / "vbift-1" / "candidate.json").exists()
+    assert not (out / "vbift-2" / "candidate.json").exists()
+    code, stdout, _ = cli("--stage", "selfplay", "--out", out)
+    assert code == 0 and re.findall(r"^== (\S+): ", stdout, re.M) == ["vbift-2", "selfplay-1"]
+    assert {path: bytes for path, bytes in content(out / "sft").items() if path in sft} == sft
+    assert_same_run(out, finished)
+
+
+def assert_same_run(out, finished):
+    assert results(out, "seconds") == [
+        {k: v for k, v in row.items() if k != "seconds"} for row in finished.results]
+    for name in LINE[1:]:
+        assert same_weights(out / name, finished.out / name)
+
+
+def test_the_same_seed_gives_the_same_run_in_another_process(finished, arguments, tmp_path):
+    """With another hash seed, so that no order of a set or dictionary of strings decides."""
+    command = [sys.executable, str(ROOT / "spft.py"), *arguments, "--stage", "selfplay"]
+    process = subprocess.run(command + ["--out", "run"], cwd=tmp_path, capture_output=True,
+                             text=True, env={**os.environ, "PYTHONHASHSEED": "12345"})
+    assert (process.returncode, process.stderr) == (0, "")
+    assert_same_run(tmp_path / "run", finished)
+
+
+def test_adapters_train_and_are_merged_into_the_candidate(finished, base, cli, tmp_path):
+    """A candidate is a whole checkpoint; what no adapter stands beside is as it was."""
+    words = ["--stage", "sft", "--lora", 4, "--recompute", 1, "--out", tmp_path / "run"]
+    assert cli(*words)[0] == 0
+    before, after, full = (load_file(folder / "model.safetensors") for folder in (
+        base, tmp_path / "run" / "sft", finished.out / "sft"))
+    changed = {name for name in before if not torch.equal(before[name].float(), after[name])}
+    assert before.keys() == after.keys() == full.keys()
+    assert changed and all(name.endswith("_proj.weight") for name in changed)
+
+
+def test_another_seed_gives_other_weights(finished, cli, tmp_path):
+    assert cli("--stage", "sft", "--seed", 1, "--out", tmp_path / "run")[0] == 0
+    assert not same_weights(tmp_path / "run" / "sft", finished.out / "sft")
+
+
+@pytest.mark.parametrize("name, value", [("seed", 1), ("lam", 0.3), ("batch", 7), ("limit", 5)])
+def test_an_out_made_with_other_settings_is_refused(finished, cli, idle, name, value):
+    before = content(finished.out)
+    code, _, stderr = cli("--stage", "selfplay", "--out", finished.out, f"--{name}", value)
+    assert_one_line(code, stderr, f"--{name} ", str(value), "choose another --out")
+    assert content(finished.out) == before
+
+
+def test_an_out_made_from_other_data_is_refused(finished, cli, idle, world):
+    path = world / "val.json"
+    before = path.read_text()
+    path.write_text(before.replace('"question": "', '"question": "please, ', 1))
+    try:
+        code, _, stderr = cli("--stage", "selfplay", "--out", finished.out)
+    finally:
+        path.write_text(before)
+    assert_one_line(code, stderr, "content of the data", "choose another --out")
+
+
+# ---------------------------------------------------------------------------------------------
+# Self-play and its baselines
+
+@pytest.mark.parametrize("loss, name", [("spin", "spin-1"), ("dpo", "dpo-1"),
+                                        ("sft", "continued-1")])
+def test_baselines_play_from_the_same_candidate(finished, cli, monkeypatch, loss, name):
+    fits, asked = {}, []
+    spied(monkeypatch, fits, asked)
+    code, _, stderr = cli("--stage", "selfplay", "--loss", loss, "--out", finished.out)
+    assert (code, stderr) == (0, "") and list(fits) == [name]
+    assert candidate(finished.out, name)["parent"] == best(finished).name
+    ours = {row["model"]: row for row in results(finished.out) if row["split"] == "test"}
+    assert ours[name]["n"] == 8
+    assert [row for row in results(finished.out) if row["model"] in LINE] == finished.results
+    games, main_line = flat(fits[name]), flat(finished.fits["selfplay-1"])
+    assert {len(item.sequences) for item in games} == {1 if loss == "sft" else 2}
+    prompts = {key(item)[0][:item.sequences[0][1]] for item in games}
+    if loss == "spin":                                  # labelled questions only, every sample
+        assert len(prompts) <= len(PAIRS["train"]) and {item.R for item in games} == {1.0}
+    else:
+        assert len(fits[name]) == len(finished.fits["selfplay-1"])
+    if loss == "dpo":                                   # wrong samples only
+        assert {item.R for item in games} == {1.0}
+        assert set(map(key, games)) <= {key(item) for item in main_line if item.R}
+
+
+def flat(steps):
+    return [item for step in steps for chunk in step for item in chunk]
+
+
+def key(item):
+    """What tells an Item from others; its lists cannot be hashed."""
+    return tuple(tuple(ids) for ids, _ in item.sequences)
+
+
+def test_self_play_trains_on_right_and_wrong_samples(finished):
+    games = flat(finished.fits["selfplay-1"])
+    assert {item.R for item in games} == {0.0, 1.0}
+    tokenizer = lm.Tokenizer(finished.out / "sft")
+    for item in games:
+        gold, sample = (tokenizer.decode(ids[n:]) for ids, n in item.sequences)
+        assert item.R == 0 or gold != sample
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("loss, opponent", [("spft", "weak"), ("dpo", "weak"), ("sft", "weak"),
+                                            ("spin", "strong")])
+def test_best_plays_weakest(monkeypatch, loss, opponent):
+    """SPIN's opponent is the main model's own start."""
+    met = []
+
+    def play(cfg, task, run, main, other, rng):
+        met.extend([main.name, other.name])
+        raise Stop
+
+    monkeypatch.setattr(spft, "play", play)
+    candidates = [Candidate(name, "-", "", ex) for name, ex in
+                  (("mean", 40.0), ("weak", 10.0), ("strong", 70.0), ("fair", 55.0))]
+    with pytest.raises(Stop):
+        spft.selfplay_round(Config(loss=loss), None, None, "play-1", candidates)
+    assert met == ["strong", opponent]
+
+
+@pytest.mark.parametrize("loss, reference", [("spft", "weak"), ("spin", "weak"),
+                                             ("dpo", "strong")])
+def test_who_answers_and_who_is_the_reference(monkeypatch, loss, reference):
+    """The opponent answers; its log-probabilities are the reference, but DPO's is main's start.
+    R is 1 where the answer is wrong, for SPIN everywhere; SPIN sees no synthetic question."""
+    def made(round):
+        assert round == 2                               # the last
+        return [{"part": "train", "db_id": "zoo", "question": "made", "query": "SELECT 2"}]
+
+    used = []
+    task = SimpleNamespace(
+        train=[Example("zoo", "asked", "SELECT 1")],
+        sql_prompt=lambda example, train: example.question,
+        answer=lambda model, prompts, *rest: used.append((model, prompts)) or prompts,
+        verdicts=lambda examples, samples: [
+            SimpleNamespace(correct=s == "made", status="ok") for s in samples],
+        to_sql=lambda example, answer=None: answer or example.query)
+    monkeypatch.setattr(spft, "load_model", lambda cfg, folder, train=False: folder)
+    monkeypatch.setattr(spft, "with_logprobs", lambda model, items: (model, items))
+    scorer, games = spft.play(Config(loss=loss), task, SimpleNamespace(synthetic=made),
+                              Candidate("s", "-", "strong"), Candidate("w", "-", "weak"),
+                              random.Random(0))
+    questions = ["asked"] if loss == "spin" else ["asked", "made"]
+    assert used == [("weak", questions)] and scorer == reference
+    assert [game.sequences[0] for game in games] == ["SELECT 1", "SELECT 2"][:len(questions)]
+    assert [game.R for game in games] == [1.0, 0.0][:len(questions)]
+
+
+# ---------------------------------------------------------------------------------------------
+# Evaluation
+
+def test_eval_scores_a_checkpoint_as_the_run_did(finished, cli, tmp_path):
+    code, stdout, stderr = cli("--stage", "eval", "--model", finished.out / "sft",
+                               "--split", "test", "--out", tmp_path / "eval")
+    assert (code, stderr) == (0, "")
+    level, scored, correct, share = re.search(r"^(all) +(\d+) +(\d+) +(\S+)", stdout, re.M).groups()
+    assert (scored, float(share)) == ("8", ex(finished, "sft", "test"))
+    predictions, = (tmp_path / "eval").rglob("predictions.sql")
+    kept = [row["pred"] for row in rows(finished.out / "sft" / "test.jsonl")]
+    assert predictions.read_text().splitlines() == [" ".join(pred.split()) for pred in kept]
+
+
+# ---------------------------------------------------------------------------------------------
+# Experiments
+
+@pytest.fixture(scope="module")
+def experiment(cli, tmp_path_factory):
+    out = tmp_path_factory.mktemp("experiment") / "all"
+    words = ["--stage", "experiment", "--seeds", 2, "--rounds", 1, "--sft_epochs", 10, "--out", out]
+    code, stdout, stderr = cli(*words)
+    assert (code, stderr) == (0, "")
+    return out, stdout, words
+
+
+def test_an_experiment_compares_every_system(experiment):
+    out, stdout, _ = experiment
+    result = json.loads((out / "experiment.json").read_text())
+    assert [row["system"] for row in result["systems"]] == list(spft.SYSTEMS)
+    for row in result["systems"]:
+        end, line, control = spft.SYSTEMS[row["system"]]
+        shares = []
+        for seed in range(2):
+            folder = out / f"seed-{seed}{end}"
+            name = line if line in ("base", "sft") else f"{line}-1"
+            answers = rows(folder / name / "test.jsonl")
+            shares.append(100 * sum(r["correct"] for r in answers) / len(answers))
+        assert row["by seed"] == pytest.approx(shares)
+        assert row["ex"] == pytest.approx(sum(shares) / 2, abs=0.01)
+        assert (control is None) == ("gain" not in row)
+        if control:
+            start = next(r["ex"] for r in result["systems"] if r["system"] == control)
+            assert row["gain"] == pytest.approx(row["ex"] - start, abs=0.02)
+            assert row["low"] <= row["gain"] <= row["high"]
+    assert [len(line) for line in result["rounds"].values()] == [1] * 5
+    assert result["cost"]["sft"] == 1 and set(result["consistency"]) == {"sft", "vbift-1"}
+    assert (out / "report.md").read_text().strip() in stdout
+
+
+def test_seeds_that_ran_are_not_run_again(experiment, cli, idle):
+    out, _, words = experiment
+    before = {path: data for path, data in content(out).items() if path.suffix != ".png"}
+    assert cli(*words)[0] == 0
+    assert {path: data for path, data in content(out).items() if path.suffix != ".png"} == before
+
+
+def test_a_paired_gain_is_the_mean_difference_and_its_bootstrap_interval():
+    """Against the normal interval of a difference of shares, one seed."""
+    torch.manual_seed(0)
+    b = (torch.rand(1, 400) < 0.5).float()
+    a = torch.where(torch.rand(1, 400) < 0.2, torch.ones(1), b)
+    gain, low, high = spft.paired_gain(a, b)
+    error = 100 * float((a - b).std()) / 20
+    assert gain == pytest.approx(100 * float((a - b).mean()), abs=0.01)
+    assert (low, high) == pytest.approx((gain - 1.96 * error, gain + 1.96 * error), abs=0.3)
+    assert spft.paired_gain(a, a) == (0, 0, 0)
+
+
+# ---------------------------------------------------------------------------------------------
+# Two processes
+
+def torchrun(arguments, *words, cwd, environment=()):
+    """The finished processes of one command on two processes of this machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               "--nproc-per-node", "2", str(ROOT / "spft.py"), *arguments, *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240,
+                          env={**os.environ, **dict(environment)})
+
+
+def test_two_processes_train_as_one(arguments, cli, tmp_path):
+    """Rounding apart, also where a step has work for one process alone: 40 items in steps of 13."""
+    words = ["--stage", "sft", "--batch", 13, "--sft_epochs", 3]
+    process = torchrun(arguments, *words, "--out", "two", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert cli(*words, "--out", tmp_path / "one")[0] == 0
+    one, two = (load_file(tmp_path / name / "sft" / "model.safetensors") for name in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=0, atol=2e-4)
+    assert process.stdout.count("== sft: ") == 1                # one process speaks
+    assert results(tmp_path / "two", "seconds") == results(tmp_path / "one", "seconds")
+
+
+def test_two_processes_go_through_all_stages(arguments, tmp_path):
+    process = torchrun(arguments, "--stage", "selfplay", "--out", "run", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert [row["model"] for row in results(tmp_path / "run")][::2] == LINE
+    assert len(rows(tmp_path / "run" / "selfplay-1" / "test.jsonl")) == 8
+
+
+def test_a_process_that_dies_ends_the_job(arguments, tmp_path):
+    """Killed where the training begins; the other does not wait for it for ever."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, threading, time\n"
+        "def die():\n"
+        "    while 'spft' not in sys.modules and '__main__' not in sys.modules: time.sleep(0.1)\n"
+        "    while not os.path.exists('run/base/candidate.json'): time.sleep(0.05)\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "if os.environ.get('RANK') == '1': threading.Thread(target=die, daemon=True).start()\n")
+    process = torchrun(arguments, "--stage", "sft", "--sft_epochs", 400, "--out", "run",
+                       cwd=tmp_path, environment={"PYTHONPATH": str(tmp_path)})
+    assert process.returncode != 0 and "exitcode  : -9" in process.stderr
+    assert not (tmp_path / "run" / "sft").exists()
+
+
+# ---------------------------------------------------------------------------------------------
+# Asking
+
+def zoo(world):
+    return world / "database" / "zoo" / "zoo.sqlite"
+
+
+def test_ask_prints_sql_and_its_rows(finished, cli, world):
+    """A question of the training split, which the model knows by heart."""
+    code, stdout, stderr = cli("--stage", "ask", "--model", finished.out / best(finished).name,
+                               "--db", zoo(world), "how many animals")
+    assert (code, stderr) == (0, "")
+    assert stdout.splitlines()[:2] == ["SELECT COUNT(*) FROM animal", "  8"]
+
+
+def test_ask_goes_on_until_an_empty_line(finished, cli, world, monkeypatch):
+    lines = iter(["how many animals", "x" * 3000 + "'; DROP TABLE animal; --", "\x00\ud800 é", ""])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    before = zoo(world).read_bytes()
+    code, stdout, stderr = cli("--stage", "ask", "--model", finished.out / "sft",
+                               "--db", zoo(world))
+    assert (code or 0, stderr, list(lines)) == (0, "", [])
+    assert "keeper(" in stdout.splitlines()[0] and zoo(world).read_bytes() == before
+
+
+def test_votes_are_counted_by_what_queries_return():
+    ok = [spft.Result("ok", rows) for rows in ([(1,)], [(2,), (3,)], [(3,), (2,)])]
+    failed = spft.Result("error", [], "no such column")
+    assert spft.vote(list("abc"), [*ok]) == ("b", ok[1], 2)
+    assert spft.vote(list("abcd"), [failed, failed, ok[0], failed]) == ("c", ok[0], 1)
+    assert spft.vote(list("ab"), [failed, failed])[:2] == ("a", failed)
+
+
+def test_rows_that_fill_no_screen(capsys):
+    spft.show_result(spft.Result("ok", [(i, "a\nb" + "x" * 90, None) for i in range(30)]))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 21 and max(map(len, lines)) < 60
+    assert "30 rows" in lines[-1] and "10 not shown" in lines[-1]
+
+
+BAD_DATABASE = {
+    "none named": (None, "--db"),
+    "missing": (lambda path: path.unlink(), "no such database"),
+    "empty": (lambda path: path.write_bytes(b""), "no tables"),
+    "corrupt": (lambda path: path.write_bytes(path.read_bytes()[:100] + b"\xff" * 5000),
+                "zoo.sqlite"),
+    "encrypted": (lambda path: path.write_bytes(os.urandom(8192)), "not a database"),
+    "unfinished": (lambda path: path.with_name("zoo.sqlite-wal").write_bytes(b"x"), "unfinished"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_DATABASE)
+def test_ask_of_a_bad_database(finished, cli, world, tmp_path, kind):
+    harm, word = BAD_DATABASE[kind]
+    path = shutil.copy(zoo(world), tmp_path / "zoo.sqlite")
+    words = [] if harm is None else ["--db", path]
+    if harm:
+        harm(path)
+    code, _, stderr = cli("--stage", "ask", "--model", finished.out / "sft", *words, "who?")
+    assert_one_line(code, stderr, word)
+
+
+def test_ask_of_a_locked_database_reads_what_is_committed(finished, cli, world, tmp_path):
+    path = shutil.copy(zoo(world), tmp_path / "zoo.sqlite")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        code, stdout, stderr = cli("--stage", "ask", "--model", finished.out / best(finished).name,
+                                   "--db", path, "how many animals")
+    assert (code, stderr) == (0, "") and "  8\n" in stdout
+
+
+# ---------------------------------------------------------------------------------------------
+# Bad input: one line, exit code 2, nothing left behind
+
+def assert_one_line(code, stderr, *words):
+    assert code == 2 and stderr.endswith("\n") and stderr.count("\n") == 1
+    assert stderr.startswith("spft.py: error: ") and "Traceback" not in stderr
+    for word in words:
+        assert word in stderr
+
+
+def drop_database(data):
+    shutil.rmtree(data / "database" / "shop")
+
+
+def edit(name, change):
+    def apply(data):
+        path = data / name
+        path.write_text(change(path.read_text()))
+    return apply
+
+
+def corrupt(data):
+    (data / "database" / "zoo" / "zoo.sqlite").write_bytes(b"no database at all" * 100)
+
+
+def truncate(data):
+    path = data / "database" / "zoo" / "zoo.sqlite"
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+BAD_DATA = {
+    "missing folder": (shutil.rmtree, ["no such folder"]),
+    "folder without databases": (lambda data: shutil.rmtree(data / "database"), ["database"]),
+    "malformed JSON": (edit("val.json", lambda text: text[:-5]), ["val.json"]),
+    "JSON of another kind": (edit("test.json", lambda text: "{}"), ["test.json", "list"]),
+    "no question": (edit("train.json", lambda text: text.replace('"question"', '"ask"', 1)),
+                    ["train.json: example 0", "question"]),
+    "no training split": (lambda data: (data / "train.json").unlink(), ["train"]),
+    "no test split": (lambda data: (data / "test.json").unlink(), ["dev.json"]),
+    "db_id without database": (drop_database, ["train.json", "shop"]),
+    "corrupt database": (corrupt, ["zoo.sqlite"]),
+    "truncated database": (truncate, ["zoo"]),
+    "gold that does not run": (
+        edit("test.json", lambda text: text.replace("MAX(price)", "MAX(prize)")), ["prize"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_DATA)
+def test_bad_data(cli, idle, world, tmp_path, kind):
+    data = shutil.copytree(world, tmp_path / "data")
+    harm, words = BAD_DATA[kind]
+    harm(data)
+    out = tmp_path / "run"
+    code, _, stderr = cli("--stage", "selfplay", "--data", data, "--out", out)
+    assert_one_line(code, stderr, *words)
+    assert not list(out.rglob("*.safetensors"))
+
+
+BAD_MODEL = {
+    "missing folder": shutil.rmtree,
+    "no config": lambda folder: (folder / "config.json").unlink(),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+    "malformed config": lambda folder: (folder / "config.json").write_text("{"),
+    "unsupported": lambda folder: (folder / "config.json").write_text(
+        '{"architectures": ["MambaForCausalLM"]}'),
+    "truncated weights": lambda folder: (folder / "model.safetensors").write_bytes(
+        (folder / "model.safetensors").read_bytes()[:5000]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MODEL)
+def test_bad_model(cli, idle, base, tmp_path, kind):
+    folder = shutil.copytree(base, tmp_path / "model")
+    BAD_MODEL[kind](folder)
+    out = tmp_path / "run"
+    code, _, stderr = cli("--stage", "selfplay", "--model", folder, "--out", out)
+    assert_one_line(code, stderr, str(folder))
+    assert not list(out.rglob("*.safetensors"))
+
+
+BAD_OPTIONS = {
+    "unknown stage": (["--stage", "grpo"], ["grpo", "selfplay"]),
+    "unknown loss": (["--loss", "ppo"], ["ppo", "spin"]),
+    "unknown option": (["--colour", "red"], ["--colour"]),
+    "abbreviated option": (["--synth", "5"], ["--synth"]),
+    "no number": (["--seed", "one"], ["--seed", "one"]),
+    "no whole number": (["--batch", "8.5"], ["--batch", "8.5"]),
+    "no float": (["--lr", "fast"], ["--lr", "fast"]),
+    "no value": (["--lam"], ["--lam"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_OPTIONS)
+def test_bad_option(cli, idle, tmp_path, kind):
+    words, named = BAD_OPTIONS[kind]
+    code, _, stderr = cli("--out", tmp_path / "run", *words)
+    assert_one_line(code, stderr, *named)
+    assert not (tmp_path / "run").exists()
+
+
+def test_out_that_cannot_be_written(cli, idle, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        code, _, stderr = cli("--stage", "selfplay", "--out", out)
+        assert_one_line(code, stderr, str(out))
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_errors_reach_the_shell(arguments, tmp_path):
+    command = [sys.executable, str(ROOT / "spft.py"), *arguments, "--data", "nowhere"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert_one_line(process.returncode, process.stderr, "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------
+# Small parts
+
+@pytest.mark.parametrize("right, n, low, high", [
+    (50, 100, 40.38, 59.62), (0, 10, 0.0, 27.75), (10, 10, 72.25, 100.0), (1, 1, 20.65, 100.0)])
+def test_wilson_interval(right, n, low, high):
+    """The two p with |p - share| = z sqrt(p (1 - p) / n); a gold that fails counts nowhere."""
+    answers = ([{"correct": True, "status": "ok"}] * right
+               + [{"correct": False, "status": "error"}] * (n - right)
+               + [{"correct": False, "status": "bad_gold"}] * 3)
+    assert spft.percent(answers) == pytest.approx(100 * right / n)
+    assert spft.interval(answers) == pytest.approx((low, high), abs=0.005)
+    for p in (bound / 100 for bound in spft.interval(answers)):
+        assert abs(p - right / n) == pytest.approx(1.96 * abs(p * (1 - p) / n) ** 0.5, abs=1e-7)
+
+
+def test_schedule_rises_to_1_and_sinks_to_a_tenth():
+    for warmup in (0.02, 0.05, 0.5):
+        rates = [spft.schedule(t / 1000, warmup) for t in range(1, 1001)]
+        peak = rates.index(max(rates))
+        assert peak + 1 == 1000 * warmup and rates[peak] == pytest.approx(1)
+        assert rates[:peak + 1] == sorted(rates[:peak + 1])
+        assert rates[peak:] == sorted(rates[peak:], reverse=True)
+        assert rates[-1] == pytest.approx(0.1) and min(rates[:peak]) > 0
+
+
+def some_items(n=50, groups=3):
+    return [Item(f"db{i % groups}", (([i, i + 1], 1),)) for i in range(n)]
+
+
+@pytest.mark.parametrize("epochs", [0.0, 0.3, 1.0, 2.0, 2.5])
+def test_every_item_comes_once_an_epoch(epochs):
+    items = some_items()
+    steps = spft.steps_of(items, epochs, 16, random.Random(0))
+    seen = list(map(key, flat(steps)))
+    assert len(seen) == round(epochs * len(items))
+    for start in range(0, len(seen), len(items)):
+        epoch = seen[start:start + len(items)]
+        assert len(set(epoch)) == len(epoch)
+
+
+def test_chunks_are_of_one_group_and_steps_of_one_size():
+    items = some_items(90, groups=4)
+    steps = spft.steps_of(items, 3, 16, random.Random(0), share=8)
+    for chunk in (chunk for step in steps for chunk in step):
+        assert len({item.group for item in chunk}) == 1 and 1 <= len(chunk) <= 8
+    sizes = [sum(map(len, step)) for step in steps]
+    assert all(16 <= size < 16 + 8 for size in sizes[:-1]) and 0 < sizes[-1] < 16 + 8
+
+
+def test_the_order_of_items_is_the_seeds():
+    items = some_items()
+    first, again, other = (spft.steps_of(items, 2, 16, random.Random(seed)) for seed in (0, 0, 1))
+    assert first == again != other
+    assert flat(first)[:50] != flat(first)[50:]         # a new order each epoch
+
+
+@pytest.mark.parametrize("budget", [1, 7, 20, 10**6])
+def test_micro_batches_hold_all_rows_and_the_budget(budget):
+    """Rows of like length stand together: little of a part is padding."""
+    chunks = [[item] * (1 + i % 4) for i, item in enumerate(some_items(20))]
+    parts = spft.micro_batches(chunks, budget)
+    lengths = [[spft.packed_length(chunk) for chunk in part] for part in parts]
+    assert sum(parts, []) == sorted(chunks, key=spft.packed_length) and all(parts)
+    assert all(len(part) == 1 or sum(part) <= budget for part in lengths)
+
+
+def test_threads_change_nothing(cli, tmp_path):
+    """Micro-batches run side by side; what they find is added in their order."""
+    words = ["--stage", "sft", "--sft_epochs", 1, "--micro_tokens", 300, "--threads"]
+    assert cli(*words, 3, "--out", tmp_path / "run")[0] == 0
+    assert cli(*words, 1, "--out", tmp_path / "alone")[0] == 0
+    assert same_weights(tmp_path / "run" / "sft", tmp_path / "alone" / "sft")
+
+
+def test_the_likeliest_question_that_names_all_values_is_kept(capsys, monkeypatch):
+    """Numbers need no naming; a question that did not end is none."""
+    examples = [Example("zoo", "", f"SELECT name FROM animal WHERE {where}") for where in (
+        "kind = 'lion'", "kind LIKE '%ion%'", "age > 3", "kind = 'lion'", "kind = 'zebra'")]
+    drawn = [("all of them", True), ("each LION", True), ("one with ion", True), ("x ion", False),
+             ("old ones", True), ("older", True), ("lion", False), ("lions", False),
+             ("lion", True), ("", True)]
+    task = SimpleNamespace(
+        question_prompt=lambda example: "?",
+        answer=lambda model, prompts, name, temperature, n, seed: [
+            Sample(text, finished) for text, finished in drawn],
+        text=lambda sample: sample.ids, to_sql=lambda example: (example.question, 0))
+    monkeypatch.setattr(spft, "with_logprobs", lambda model, items, name: [
+        spft.replace(item, opponent=tuple(-len(question) for question, _ in item.sequences))
+        for item in items])
+    written = spft.ask_questions(Config(questions=2), task, None, random.Random(0), examples)
+    assert [e.question for e in written] == ["each LION", "one with ion", "older"]
+    assert [e.query for e in written] == [e.query for e in examples[:3]]
+    assert "question unfinished 1, value not named 1" in capsys.readouterr().out
