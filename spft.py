@@ -56,7 +56,7 @@ from data.benchmark import Data, Example
 from data.schema_text import compact, ddl, gold_first, narrow, rank
 from data.sqltree import (Literal, SQLError, house, normalise, parse, quote_name, quote_text,
                           rewrite, to_sql, walk)
-from data.synth import run_synth
+from data.synth import run_synth, template_sources
 from data.templates import TemplatePool, synthesize
 from data.values import ValueIndex
 from data.worlds import Lexicon, random_pairs, random_world
@@ -115,7 +115,8 @@ def option(default, text):
 class Config:
     stage: str = option("selfplay", "sft, vbift, selfplay, experiment, synth, eval, ask or "
                         "pretrain")
-    data: str = option(str(HERE / "data/demo"), "benchmark folder in Spider's or BIRD's layout")
+    data: str = option(str(HERE / "data/demo"), "benchmark folder in Spider's or BIRD's layout, "
+                       "or your own .sqlite file or folder of them")
     model: str = option(str(BASE), "checkpoint folder to start from, or `random`")
     out: str = option("runs/demo", "run directory; what it holds already is not done again")
     split: str = option("test", "eval: the split to score")
@@ -133,6 +134,7 @@ class Config:
     batch: int = option(32, "sequences a step; self-play: pairs a step")
     lr: float = option(2e-3, "peak learning rate of fine-tuning (a 7B checkpoint wants 1e-5)")
     lora: int = option(0, "rank of LoRA adapters, merged into each candidate; 0 = all weights")
+    bf16: int = option(1, "train in bfloat16 where that is faster; 0 = float32 everywhere")
     recompute: int = option(0, "1 = keep no activations inside layers: less memory, more time")
     # VBI-FT (section 3.1)
     rounds: int = option(2, "rounds of VBI-FT")
@@ -302,7 +304,9 @@ def fit(model, steps, loss, weight, lr, name, cfg, warmup=0.05, watch=None):
 
     loss(logp (N,), items) is a sum; weight(item) counts its terms (tokens or pairs), and a step
     divides by the whole step's weight, however it is cut into micro-batches.  On a CPU these run
-    side by side, a thread each; their gradients are added in order, so that a seed tells all."""
+    side by side, a thread each; their gradients are added in order, so that a seed tells all.
+    Returns the mean loss of the first and the last tenth, and packed tokens a second."""
+    started, losses, tokens = time.time(), [], 0
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), weight_decay=0.01)
 
@@ -335,11 +339,17 @@ def fit(model, steps, loss, weight, lr, name, cfg, warmup=0.05, watch=None):
             torch.nn.utils.clip_grad_norm_(params, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            losses.append(value)
+            tokens += sum(map(packed_length, chunks))
             if (i + 1) % 20 == 0:
                 bar.set_postfix_str(f"loss {float(value):.3f}", refresh=False)
             if watch:
                 watch(i + 1, value)
     model.eval()
+    tenth = len(losses) // 10 + 1
+    first, last = (float(torch.stack(part).mean()) for part in (losses[:tenth], losses[-tenth:]))
+    return {"steps": len(losses), "loss at first": round(first, 4), "loss at last": round(last, 4),
+            "tokens per second": round(tokens / (time.time() - started))}
 
 
 def schedule(t, warmup):
@@ -356,9 +366,10 @@ def packed_length(chunk):
 
 
 def micro_batches(chunks, budget):
-    """Split a step's chunks, rows of like length together, into parts of `budget` packed tokens."""
+    """Split a step's chunks, rows of like length together, into parts of `budget` packed tokens;
+    those of the longest rows come first, so that threads end together."""
     parts, size = [[]], 0
-    for chunk in sorted(chunks, key=packed_length):
+    for chunk in sorted(chunks, key=packed_length, reverse=True):
         cost = packed_length(chunk)
         if parts[-1] and size + cost > budget:
             parts.append([])
@@ -453,7 +464,7 @@ def run_pretrain(cfg):
             print(history[-1], flush=True)
             write_json(folder / "pretraining.json", history)
 
-    model.fast = lm.fast_bf16(model.device)
+    model.fast = bool(cfg.bf16) and lm.fast_bf16(model.device)
     fit(model, worlds, supervised, scored_tokens, cfg.pretrain_lr, "pretrain", cfg, 0.02, watch)
 
 
@@ -492,32 +503,40 @@ class Task:
 
     @cached_property
     def train(self):
-        return self.checked([e for e in self.data.examples("train") if not self.held_out(e)])
+        return self.checked([e for e in self.examples("train") if not self.held_out(e)])
 
     @cached_property
     def val(self):
         if self.data.has("val"):
             return self.checked(self.data.examples("val"))
+        if self.data.own:
+            return synthetic_validation(self.cfg, self)
         return self.checked([e for e in self.data.examples("train") if self.held_out(e)])
 
     @cached_property
     def test(self):
-        return self.checked(self.data.examples(self.last_split))
+        return self.checked(self.examples(self.last_split))
 
     @property
     def last_split(self):
         return "test" if self.data.has("test") else "dev"
 
+    def examples(self, split):
+        """Of one's own databases there may be none."""
+        return self.data.examples(split) if self.data.has(split) or not self.data.own else []
+
     @cached_property
     def digest(self):
         """Of examples and databases: what tells this data from other data."""
-        self.train, self.val, self.test       # whatever is wrong with them shows first
+        self.train, self.test, self.data.own or self.val      # whatever is wrong shows first
         return "-".join(self.data.digest(split) for split in ("train", "val", self.last_split)
-                        if self.data.has(split))
+                        if self.data.has(split) or split == "train")
 
     def held_out(self, example):
-        """Without a val.json, a tenth of the training databases serves for validation."""
-        return not self.data.has("val") and zlib.crc32(example.db_id.encode()) % 10 == 0
+        """Without a val.json, a tenth of a benchmark's training databases serves for validation;
+        one's own databases are validated on synthetic questions (`synthetic_validation`)."""
+        labelled = self.data.has("val") or self.data.own
+        return not labelled and zlib.crc32(example.db_id.encode()) % 10 == 0
 
     def checked(self, examples):
         """At most --limit examples whose gold runs, their SQL in house style."""
@@ -599,6 +618,7 @@ class Candidate:
     folder: str
     ex: float = 0.0
     seconds: float = 0.0
+    metrics: dict = field(default_factory=dict)      # of its training; self-play: who played too
 
 
 # Settings that change nothing of what a run directory holds already.
@@ -653,11 +673,12 @@ class Run:
         """The synthetic pairs of a round of VBI-FT, each with the part that it played."""
         return read_lines(self.out / f"vbift-{round}" / "synthetic.jsonl")
 
-    def keep(self, task, model, name, parent, started):
+    def keep(self, task, model, name, parent, started, metrics):
         """Save a trained model, score it on validation, and make it a candidate."""
         folder = self.out / name
         first_alone(lambda: (lm.save_pretrained(model, folder), task.tokenizer.save(folder))[0])
-        return self.record(task, model, Candidate(name, parent, str(folder)), started)
+        return self.record(task, model, Candidate(name, parent, str(folder), metrics=metrics),
+                           started)
 
     def record(self, task, model, candidate, started):
         rows = self.score(task, model, candidate.name, "val")
@@ -723,14 +744,14 @@ def run_sft(cfg, task, run):
     """Fine-tune the base model on the labelled pairs, both directions at once."""
     base = run_base(cfg, task, run)
     done = run.load("sft")
-    if done:
-        return [done]
+    if done or not task.train:                    # without labels the base stands in its place
+        return [done or base]
     banner("sft", f"base -> sft on {len(task.train)} labelled pairs, both directions")
     started, model = time.time(), load_model(cfg, base.folder, train=True)
     rng = random.Random(f"{cfg.seed}/sft")
     steps = steps_of(task.both_directions(task.train), cfg.sft_epochs, cfg.batch, rng)
-    fit(model, steps, supervised, scored_tokens, cfg.lr, "sft", cfg)
-    return [run.keep(task, model, "sft", "base", started)]
+    metrics = fit(model, steps, supervised, scored_tokens, cfg.lr, "sft", cfg)
+    return [run.keep(task, model, "sft", "base", started, metrics)]
 
 
 def supervised(logp, items):
@@ -755,7 +776,8 @@ def vbift_round(cfg, task, run, round, parent):
     started, model = time.time(), load_model(cfg, parent.folder, train=True)
     rng = random.Random(f"{cfg.seed}/{name}")
     earlier = [row for r in range(1, round) for row in run.synthetic(r)]
-    made = synthesize_pairs(cfg, task, model, rng, earlier)               # 3.1.1
+    labelled = task.train + task.val + task.test
+    made = synthesize_pairs(cfg, task, model, rng, cfg.synthetic, labelled, earlier)    # 3.1.1
     held, new = made[:len(made) // 6], made[len(made) // 6:]
     pairs = task.train + new + [Example(r["db_id"], r["question"], r["query"]) for r in earlier
                                 if r["part"] == "train"]
@@ -763,7 +785,7 @@ def vbift_round(cfg, task, run, round, parent):
     items = task.both_directions(pairs) + [Item(d, (task.to_question(Example(d, q, s)),))
                                            for d, s, q in right]
     steps = steps_of(items, cfg.epochs, cfg.batch, rng)
-    fit(model, steps, supervised, scored_tokens, cfg.lr, name, cfg)
+    metrics = fit(model, steps, supervised, scored_tokens, cfg.lr, name, cfg)
     samples = task.answer(model, [task.sql_prompt(e) for e in held], f"{name} on synthetic")
     verdicts = task.verdicts(held, samples)
     y_pos, y_neg = split_by_execution(held, [v.correct for v in verdicts])  # Eq. 1
@@ -771,23 +793,39 @@ def vbift_round(cfg, task, run, round, parent):
     write_lines(run.out / name / "synthetic.jsonl", [
         {"part": part, "db_id": e.db_id, "question": e.question, "query": e.query}
         for part, group in (("train", new), ("y+", y_pos), ("y-", y_neg)) for e in group])
-    return run.keep(task, model, name, parent.name, started)
+    metrics |= {"synthetic": len(made), "y+": len(y_pos), "y-": len(y_neg)}
+    return run.keep(task, model, name, parent.name, started, metrics)
 
 
-def synthesize_pairs(cfg, task, model, rng, earlier):
-    """Synthetic Examples: SQL from refilled templates, questions by the SQL-to-Text direction."""
+def synthesize_pairs(cfg, task, model, rng, n, labelled, earlier=()):
+    """Synthetic Examples: SQL from refilled templates, questions by the SQL-to-Text direction.
+
+    labelled: Examples, and earlier: records of earlier rounds, whose queries do not come again."""
     schemas = task.data.schema
-    pool = TemplatePool([(e.query, schemas(e.db_id)) for e in task.train])
+    pool = TemplatePool(template_sources(task.data, task.train))
     pool.reweight([(r["query"], schemas(r["db_id"])) for r in earlier if r["part"] == "y-"])
-    databases = [(schemas(d), task.data.databases(d)[0])
-                 for d in sorted({e.db_id for e in task.train})]
-    known = {normalise(e.query, schemas(e.db_id)) for e in task.train + task.val + task.test}
+    ids = task.data.db_ids() if task.data.own else sorted({e.db_id for e in task.train})
+    databases = [(schemas(d), task.data.databases(d)[0]) for d in ids]
+    known = {normalise(e.query, schemas(e.db_id)) for e in labelled}
     known |= {normalise(r["query"], schemas(r["db_id"])) for r in earlier}
     draw = random.Random(rng.randrange(2**31))
-    made, drops = first_alone(lambda: synthesize(pool, databases, cfg.synthetic, draw,
-                                                 task.verifier.run, known))
+    made, drops = first_alone(lambda: synthesize(pool, databases, n, draw, task.verifier.run,
+                                                 known))
     print(f"  templates: {len(pool)}; synthetic SQL kept: {len(made)}; dropped: {counts(drops)}")
     return ask_questions(cfg, task, model, rng, [Example(s.db_id, "", s.sql) for s in made])
+
+
+def synthetic_validation(cfg, task):
+    """Examples that stand in for labelled validation questions where one's own databases have none:
+    synthetic SQL with the start model's questions, made once, in OUT/validation.jsonl."""
+    path = Path(cfg.out) / "validation.jsonl"
+    if not path.exists():
+        banner("validation", f"no val.json in {cfg.data}: synthetic questions take its place")
+        made = synthesize_pairs(cfg, task, load_model(cfg, cfg.model),
+                                random.Random(f"{cfg.seed}/validation"),
+                                max(8, cfg.synthetic // 4), task.train + task.test)
+        write_lines(path, [asdict(example) for example in made])
+    return [Example(**row) for row in read_lines(path)]
 
 
 def ask_questions(cfg, task, model, rng, examples):
@@ -850,10 +888,14 @@ def selfplay_round(cfg, task, run, name, candidates):
             more += steps_of(wrong, 1, cfg.batch, rng)
         steps = more[:len(steps)]
     model = load_model(cfg, main.folder, train=True)
-    show_margins(model, games, "before")
-    fit(model, steps, loss, weight, cfg.selfplay_lr, name, cfg)
-    show_margins(model, games, "after")
-    return run.keep(task, model, name, main.name, started)
+    before = log_ratios(model, games)
+    metrics = fit(model, steps, loss, weight, cfg.selfplay_lr, name, cfg)
+    after = log_ratios(model, games)
+    show_margins(before, after)
+    metrics |= {"main": main.name, "opponent": opponent.name, "opponent ex": opponent.ex,
+                "R = 1": mean([item.R for item in games]),
+                "before": before, "after": after}
+    return run.keep(task, model, name, main.name, started, metrics)
 
 
 def gold_only(item):
@@ -877,6 +919,9 @@ def play(cfg, task, run, main, opponent, rng):
     if cfg.loss != "spin":
         examples += [Example(r["db_id"], r["question"], r["query"])
                      for r in (run.synthetic(cfg.rounds) if cfg.rounds else [])]
+    if not examples:
+        raise DataError(f"{cfg.data} has no labelled questions to play on (--loss {cfg.loss}, "
+                        f"--rounds {cfg.rounds})")
     model = load_model(cfg, opponent.folder)
     prompts = [task.sql_prompt(e, train=True) for e in examples]
     samples = task.answer(model, prompts, "opponent", cfg.temperature, 1, rng.randrange(2**31))
@@ -911,14 +956,26 @@ def with_logprobs(model, items, name="opponent log-probs"):
     return [replace(item, opponent=scored[id(item)]) for item in items]
 
 
-def show_margins(main, games, when):
-    """What a round does to log p: of gold SQL it should not fall, of wrong samples it should."""
+def log_ratios(main, games):
+    """Means over the first games: log p under main of gold SQL and of wrong samples, and the margin
+    of Eq. 3 between their log-ratios to the opponent."""
     probe = games[:256]
     now = with_logprobs(main, probe, "log-probs")
     gold = [item.opponent[0] for item in now]
-    wrong = [item.opponent[1] for item in now if item.R == 1]
-    print(f"  {when}: log p(gold) {sum(gold) / len(gold):.2f}, "
-          f"log p(wrong sample) {sum(wrong) / max(1, len(wrong)):.2f}")
+    wrong = [(item.opponent[1], item.opponent[0] - item.opponent[1]
+              - (game.opponent[0] - game.opponent[1]))
+             for item, game in zip(now, probe) if item.R == 1]
+    sample, margin = (mean(part) for part in zip(*wrong)) if wrong else (0.0, 0.0)
+    return {"gold": round(mean(gold), 3), "wrong sample": round(sample, 3),
+            "margin": round(margin, 3)}
+
+
+def show_margins(before, after):
+    """What a round did to log p: of gold SQL it should not fall, of wrong samples it should."""
+    print("  log p before and after: " + "; ".join(
+        f"{name} {before[name]:.2f} -> {after[name]:.2f}" for name in before))
+    if after["gold"] < before["gold"]:
+        print("  ALARM: gold SQL has become less likely; a lower --selfplay_lr or --lam may help")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1236,11 +1293,15 @@ def show_candidate(candidate, rows):
 
 
 def report(cfg, task, run, stage):
-    """Run the stage, score test once for every candidate, print the table, write results.json."""
+    """Run the stage, score test once for every candidate, print the table, write results.json.
+
+    One's own databases may have no test questions: then the table has validation alone."""
     last, rows = stage(cfg, task, run)[-1], []
+    splits = ("val", "test") if task.test else ("val",)
     for c in run.everyone():
-        model = None if (run.out / c.name / "test.jsonl").exists() else load_model(cfg, c.folder)
-        for split in ("val", "test"):
+        known = (run.out / c.name / f"{splits[-1]}.jsonl").exists()
+        model = None if known else load_model(cfg, c.folder)
+        for split in splits:
             scored = run.score(task, model, c.name, split)
             low, high = interval(scored)
             rows.append({"stage": c.name.split("-")[0], "model": c.name, "parent": c.parent,
@@ -1248,15 +1309,21 @@ def report(cfg, task, run, stage):
                          "low": round(low, 2), "high": round(high, 2), "seconds": c.seconds})
     write_json(run.out / "results.json", rows)
     print(f"\n  seed {cfg.seed}, {cfg.data}")
-    print(f"  {'model':<13}{'parent':<13}{'val EX':>7}   "
-          f"{'test EX (n, 95% interval)':<28}{'minutes':>7}")
-    for val, test in zip(rows[::2], rows[1::2]):
-        about = f"{test['ex']:5.1f} ({test['n']}, {test['low']:.1f} to {test['high']:.1f})"
-        print(f"  {val['model']:<13}{val['parent']:<13}{val['ex']:7.1f}   {about:<28}"
-              f"{val['seconds'] / 60:7.1f}")
+    show_table(rows, splits)
     if task.dropped:
         print(f"  of schemas over the budget, prompts left out: {counts(task.dropped)}")
-    show_overlap(task, run, last)
+    if task.test:
+        show_overlap(task, run, last)
+
+
+def show_table(rows, splits):
+    """The rows of results.json, those of one model on one line."""
+    last = f"{splits[-1]} EX (n, 95% interval)"
+    print(f"  {'model':<13}{'parent':<13}{'val EX':>7}   {last:<28}{'minutes':>7}")
+    for val, row in zip(rows[::len(splits)], rows[len(splits) - 1::len(splits)]):
+        about = f"{row['ex']:5.1f} ({row['n']}, {row['low']:.1f} to {row['high']:.1f})"
+        print(f"  {val['model']:<13}{val['parent']:<13}{val['ex']:7.1f}   {about:<28}"
+              f"{val['seconds'] / 60:7.1f}")
 
 
 def show_overlap(task, run, last):
@@ -1319,7 +1386,7 @@ def load_model(cfg, folder, train=False):
     if train and cfg.lora:
         lm.add_lora(model, cfg.lora, 2 * cfg.lora, seed=cfg.seed)
     model.recompute = bool(train and cfg.recompute)
-    model.fast = lm.fast_bf16(model.device)
+    model.fast = bool(cfg.bf16) and lm.fast_bf16(model.device)
     return model
 
 

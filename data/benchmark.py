@@ -4,6 +4,8 @@
             test.json, database/<db_id>/<db_id>.sqlite
     BIRD:   train.json or dev.json with question, evidence, SQL and difficulty,
             train_tables.json or dev_tables.json, train_databases/ or dev_databases/
+    Own:    a folder of .sqlite files, or one such file, without any of the above; train.json (or
+            examples.json), val.json and test.json where there are questions with their SQL
 
 A database folder may hold several .sqlite files (a test suite), or only <db_id>.sql: text that
 git can show, from which the .sqlite is built on first use.
@@ -21,7 +23,8 @@ from pathlib import Path
 from sqlexec import Column, DataError, Schema, Table, read_schema, spider_type
 
 DATABASE_FOLDERS = ("database", "test_database", "dev_databases", "train_databases")
-SPLIT_FILES = {"train": (("train_spider.json", "train_others.json"), ("train.json",))}
+SPLIT_FILES = {"train": (("train_spider.json", "train_others.json"), ("train.json",),
+                         ("examples.json",))}
 TABLE_FILES = ("tables.json", "test_tables.json", "dev_tables.json", "train_tables.json")
 BUILT = 0x53504654      # application_id of a .sqlite that was built here from .sql text: "SPFT"
 
@@ -36,16 +39,21 @@ class Example:
 
 
 class Data:
-    """A benchmark folder. Whatever is wrong in it raises DataError naming the file and place."""
+    """A benchmark folder. Whatever is wrong in it raises DataError naming the file and place.
+
+    own: {db_id: path} of a person's own databases; empty for a benchmark.
+    """
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise DataError(f"{folder}: no such folder")
+        if not self.folder.exists():
+            raise DataError(f"{folder}: no such folder or file")
         self.roots = [self.folder / name for name in DATABASE_FOLDERS
                       if (self.folder / name).is_dir()]
-        if not self.roots:
-            raise DataError(f"{folder}: none of the folders {', '.join(DATABASE_FOLDERS)} in it")
+        self.own = {} if self.roots else _own_databases(self.folder)
+        if not self.roots and not self.own:
+            raise DataError(f"{folder}: none of the folders {', '.join(DATABASE_FOLDERS)} in it, "
+                            "and no .sqlite file")
         self._databases, self._schemas, self._tables = {}, {}, None
 
     # Examples
@@ -67,6 +75,8 @@ class Data:
         return "bird" if any("SQL" in record for record in records) else "spider"
 
     def _files(self, split):
+        if self.folder.is_file():                   # a database alone
+            return []
         for names in SPLIT_FILES.get(split, ()) + ((f"{split}.json",), (split,)):
             files = [path for path in map(self.folder.joinpath, names) if path.is_file()]
             if files:
@@ -88,7 +98,7 @@ class Data:
         example = Example(text("db_id"), text("SpiderSynQuestion", "question"),
                           text("SQL", "query"), text("evidence", default=""),
                           text("difficulty", default=""))
-        if self._database_folder(example.db_id) is None:
+        if example.db_id not in self.own and self._database_folder(example.db_id) is None:
             raise DataError(f"{place}: no database {example.db_id!r} in {self.folder}")
         return example
 
@@ -96,11 +106,15 @@ class Data:
 
     def db_ids(self):
         """Sorted names of all databases."""
-        return sorted({path.name for root in self.roots for path in root.iterdir()
-                       if path.is_dir() and not path.name.startswith(".")})
+        return sorted(self.own) or sorted({
+            path.name for root in self.roots for path in root.iterdir()
+            if path.is_dir() and not path.name.startswith(".")})
 
     def databases(self, db_id):
         """Sorted paths of a database's .sqlite files: one, or a test suite's many."""
+        if db_id in self.own and db_id not in self._databases:
+            read_schema(self.own[db_id])
+            self._databases[db_id] = [self.own[db_id]]
         if db_id not in self._databases:
             folder = self._database_folder(db_id)
             if folder is None:
@@ -122,10 +136,11 @@ class Data:
         return next((root / db_id for root in self.roots if (root / db_id).is_dir()), None)
 
     def digest(self, split):
-        """16 hex digits over the split's examples and the content of their databases."""
-        examples = self.examples(split)
+        """16 hex digits over the split's examples and the content of their databases; of all
+        databases where they are a person's own."""
+        examples = self.examples(split) if self.has(split) or not self.own else []
         total = hashlib.sha256(json.dumps([asdict(e) for e in examples]).encode())
-        for db_id in sorted({example.db_id for example in examples}):
+        for db_id in sorted(self.own) or sorted({example.db_id for example in examples}):
             for path in self.databases(db_id):
                 text = path.with_suffix(".sql")     # bytes of a built file vary with SQLite
                 total.update(f"{db_id}/{path.name}".encode())
@@ -143,7 +158,8 @@ class Data:
             record = self._table_records().get(db_id)
             schema = (read_schema(self.databases(db_id)[0]) if record is None
                       else _listed_schema(*record))
-            comments = _descriptions(self._database_folder(db_id) / "database_description")
+            folder = self._database_folder(db_id)
+            comments = _descriptions(folder / "database_description") if folder else {}
             self._schemas[db_id] = _commented(replace(schema, db_id=db_id), comments)
         return self._schemas[db_id]
 
@@ -157,6 +173,16 @@ class Data:
                         raise DataError(f"{place}: not an object with a db_id")
                     self._tables.setdefault(record["db_id"], (record, place))
         return self._tables
+
+
+def _own_databases(path):
+    """{name without its end: path} of a database file, or of those that lie in a folder."""
+    files = [path] if path.is_file() else sorted(
+        file for file in path.iterdir() if file.suffix in (".sqlite", ".sqlite3", ".db"))
+    found = {file.stem: file for file in files}
+    if len(found) < len(files):
+        raise DataError(f"{path}: two databases of one name in it")
+    return found
 
 
 def _read_list(path):

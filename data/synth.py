@@ -33,12 +33,15 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
     if n < 1:
         raise DataError(f"--n {n}: ask for one query or more")
     data, rng = Data(folder), random.Random(f"{seed}/synth")
-    examples = {name: data.examples(name) for name in SPLITS if data.has(name) or name == "train"}
-    pool = TemplatePool([(e.query, data.schema(e.db_id)) for e in examples["train"]])
+    examples = {name: data.examples(name) for name in SPLITS
+                if data.has(name) or name == "train" and not data.own}
+    sources = template_sources(data, examples.get("train", []))
+    pool = TemplatePool(sources)
     if not len(pool):
-        raise DataError(f"{folder}: no template in {len(examples['train'])} training queries: "
+        raise DataError(f"{folder}: no template in {len(sources)} training queries: "
                         f"{_counted(pool.skipped)}")
-    ids = sorted({example.db_id for example in examples.get(split) or data.examples(split)})
+    ids = data.db_ids() if data.own else sorted(
+        {example.db_id for example in examples.get(split) or data.examples(split)})
     databases = [(data.schema(db_id), data.databases(db_id)[0]) for db_id in ids]
     known = {normalise(e.query, data.schema(e.db_id)) for some in examples.values() for e in some}
     with Verifier(workers, timeout, retry=False) as verifier:
@@ -47,12 +50,20 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
               "sqlite": sqlite3.sqlite_version, "asked": n, "made": len(made),
               "attempts": len(made) + rejects.total(), "databases": len(databases),
               "rejected": dict(rejects.most_common()), **_coverage(pool, made, data, examples),
-              "constructs": compare([(e.query, data.schema(e.db_id)) for e in examples["train"]],
+              "constructs": compare(sources,
                                     [(item.sql, data.schema(item.db_id)) for item in made])}
     _write(Path(out), made, counts)
     _print(rng.sample(made, min(show, len(made))), counts)
     print(f"\n{Path(out) / 'synthetic.jsonl'}, {Path(out) / 'synth.json'}")
     return counts
+
+
+def template_sources(data, examples):
+    """(sql, schema) pairs to take templates from: the training examples; where the databases are
+    a person's own, with few examples or none, the demo's as well."""
+    demo = Data(Path(__file__).parent / "demo") if data.own else None
+    return ([(e.query, data.schema(e.db_id)) for e in examples]
+            + [(e.query, demo.schema(e.db_id)) for e in (demo.examples("train") if demo else [])])
 
 
 def _coverage(pool, made, data, examples):

@@ -709,6 +709,28 @@ def test_padding_is_never_seen():
     assert (again - before).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("T", [5, lm.BLOCK, 2 * lm.BLOCK + 7])
+def test_attention_in_blocks_and_in_steps_is_torchs_attention(T):
+    """Values and gradients; grouped heads, a mask with holes before the diagonal."""
+    torch.manual_seed(0)
+    B, H, K, E = 2, 6, 2, 8
+    q, k, v = (torch.randn(B, n, T, E, requires_grad=True) for n in (H, K, K))
+    mask = (torch.rand(B, 1, T, T) < 0.7).tril() | torch.eye(T, dtype=torch.bool)
+    weight = torch.randn(B, H, T, E)
+
+    def both(attention):
+        out = attention()
+        return [out, *torch.autograd.grad((out * weight).sum(), [q, k, v])]
+
+    right = both(lambda: torch.nn.functional.scaled_dot_product_attention(
+        q, *(x.repeat_interleave(H // K, 1) for x in (k, v)), mask))
+    for fast in (lambda: lm.attend(q, k, v, mask), lambda: lm.plain_attention(q, k, v, mask, True)):
+        for ours, theirs in zip(both(fast), right):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    half = lm.attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask)
+    torch.testing.assert_close(half.float(), right[0], rtol=0.05, atol=0.05)
+
+
 # ---------------------------------------------------------------------------------------------
 # Generation
 

@@ -210,7 +210,8 @@ def test_what_verification_finds_goes_into_the_next_round(finished, cli, tmp_pat
     reweight = spft.TemplatePool.reweight
     monkeypatch.setattr(spft.TemplatePool, "reweight",
                         lambda pool, wrong: fed.append(wrong) or reweight(pool, wrong))
-    monkeypatch.setattr(spft, "fit", lambda model, steps, *rest: fits.update({rest[3]: steps}))
+    monkeypatch.setattr(spft, "fit",
+                        lambda model, steps, *rest: fits.update({rest[3]: steps}) or {})
     code, _, stderr = cli("--stage", "vbift", "--out", out)
     assert (code, stderr) == (0, "") and list(fits) == ["vbift-2"]
     assert [query for query, _ in fed[-1]] == [earlier[2][2]]
@@ -313,9 +314,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(finished, cli, tmp_path, mon
     sft = content(out / "sft")
 
     def stop(model, steps, loss, weight, lr, name, *rest):
-        fit(model, steps, loss, weight, lr, name, *rest)
         if name == "vbift-2":
             raise KeyboardInterrupt
+        return fit(model, steps, loss, weight, lr, name, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(spft, "fit", stop)
@@ -424,6 +425,35 @@ def test_self_play_trains_on_right_and_wrong_samples(finished):
         assert item.R == 0 or gold != sample
 
 
+def test_a_round_keeps_who_played_and_what_it_did_to_log_p(finished):
+    record = candidate(finished.out, "selfplay-1")["metrics"]
+    weakest = min(LINE[1:4], key=lambda name: candidate(finished.out, name)["ex"])
+    assert (record["main"], record["opponent"]) == (best(finished).name, weakest)
+    assert 0 < record["R = 1"] < 1 and record["tokens per second"] > 0
+    assert record["steps"] == len(finished.fits["selfplay-1"])
+    for name in ("gold", "wrong sample", "margin"):
+        before, after = record["before"][name], record["after"][name]
+        assert f"{name} {before:.2f} -> {after:.2f}" in finished.stdout
+    assert record["after"]["margin"] > record["before"]["margin"]
+
+
+def test_log_ratios_of_the_opponent_itself_have_no_margin(monkeypatch):
+    games = [Item("d", ((), ()), (-2.0, -3.0), R=1.0), Item("d", ((), ()), (-4.0, -9.0), R=0.0)]
+    monkeypatch.setattr(spft, "with_logprobs", lambda model, items, name: items)
+    assert spft.log_ratios(None, games) == {"gold": -3.0, "wrong sample": -3.0, "margin": 0.0}
+    monkeypatch.setattr(spft, "with_logprobs", lambda model, items, name: [
+        spft.replace(item, opponent=(item.opponent[0] + 1, -5.0)) for item in items])
+    assert spft.log_ratios(None, games) == {"gold": -2.0, "wrong sample": -5.0, "margin": 3.0}
+
+
+def test_an_alarm_where_gold_becomes_less_likely(capsys):
+    before = {"gold": -1.0, "wrong sample": -5.0, "margin": 0.0}
+    spft.show_margins(before, {**before, "gold": -0.9})
+    assert "ALARM" not in capsys.readouterr().out
+    spft.show_margins(before, {**before, "gold": -1.1})
+    assert "gold -1.00 -> -1.10" in (out := capsys.readouterr().out) and "ALARM" in out
+
+
 class Stop(Exception):
     pass
 
@@ -472,6 +502,75 @@ def test_who_answers_and_who_is_the_reference(monkeypatch, loss, reference):
     assert used == [("weak", questions)] and scorer == reference
     assert [game.sequences[0] for game in games] == ["SELECT 1", "SELECT 2"][:len(questions)]
     assert [game.R for game in games] == [1.0, 0.0][:len(questions)]
+
+
+# ---------------------------------------------------------------------------------------------
+# A person's own databases
+
+def test_one_database_without_labels(cli, finished, world, tmp_path):
+    """The demo's templates make SQL for it; what the start model asks is all there is to learn."""
+    data, out = shutil.copy(zoo(world), tmp_path / "my animals.sqlite"), tmp_path / "run"
+    words = ["--stage", "selfplay", "--data", data, "--out", out, "--epochs", 1,
+             "--model", finished.out / best(finished).name]
+    code, stdout, stderr = cli(*words)
+    assert (code, stderr) == (0, "") and Path(data).read_bytes() == zoo(world).read_bytes()
+    found = results(out)
+    assert [(row["model"], row["split"]) for row in found] == [
+        (name, "val") for name in ("base", "vbift-1", "vbift-2", "selfplay-1")]
+    asked = rows(out / "validation.jsonl")
+    assert asked and {row["db_id"] for row in asked} == {"my animals"}
+    assert {row["n"] for row in found} == {len(asked)}
+    schema = read_schema(data)
+    made = {normalise(row["query"], schema) for r in (1, 2)
+            for row in rows(out / f"vbift-{r}" / "synthetic.jsonl")}
+    assert made and not made & {normalise(row["query"], schema) for row in asked}
+    assert "synthetic questions take its place" in stdout
+    (out / "vbift-2" / "candidate.json").unlink()       # nothing is made anew but what is missing
+    kept = content(out / "vbift-1") | {path: path.read_bytes() for path in [
+        out / "validation.jsonl", out / "vbift-2" / "synthetic.jsonl"]}
+    assert cli(*words)[0] == 0
+    assert kept.items() <= content(out).items()
+    code, _, stderr = cli(*words, "--loss", "spin")
+    assert_one_line(code, stderr, "no labelled questions", "spin")
+
+
+def test_a_folder_of_databases_with_a_few_examples(cli, world, base, tmp_path):
+    data = tmp_path / "mine"
+    data.mkdir()
+    for db_id in ("zoo", "shop"):
+        shutil.copy(world / "database" / db_id / f"{db_id}.sqlite", data / f"{db_id}.db")
+    shutil.copy(world / "train.json", data / "examples.json")
+    code, stdout, stderr = cli("--stage", "vbift", "--data", data, "--rounds", 1, "--epochs", 1,
+                               "--out", tmp_path / "run")
+    assert (code, stderr) == (0, "") and "20 labelled pairs" in stdout
+    made = rows(tmp_path / "run" / "vbift-1" / "synthetic.jsonl")
+    assert {row["db_id"] for row in made} == {"zoo", "shop"}
+    shutil.copy(world / "test.json", data / "test.json")
+    shutil.copy(world / "val.json", data / "val.json")
+    code, stdout, stderr = cli("--stage", "sft", "--data", data, "--out", tmp_path / "labelled")
+    assert (code, stderr) == (0, "") and "take its place" not in stdout
+    assert {(row["split"], row["n"]) for row in results(tmp_path / "labelled")} == {
+        ("val", 8), ("test", 8)}
+
+
+def test_synthesis_for_a_database_without_labels(cli, idle, world, tmp_path):
+    code, stdout, stderr = cli("--stage", "synth", "--data", zoo(world), "--n", 12, "--out",
+                               tmp_path / "out")
+    assert (code, stderr) == (0, "") and "made 12 of 12" in stdout
+    assert {row["db_id"] for row in rows(tmp_path / "out" / "synthetic.jsonl")} == {"zoo"}
+
+
+@pytest.mark.parametrize("harm, word", [
+    (lambda path: path.write_text("no database"), "mine.sqlite"),
+    (lambda path: shutil.copy(path, path.with_suffix(".db")), "two databases of one name"),
+    (lambda path: path.rename(path.with_suffix(".txt")), "no .sqlite file")])
+def test_own_databases_that_cannot_be_used(cli, idle, world, tmp_path, harm, word):
+    (tmp_path / "data").mkdir()
+    harm(Path(shutil.copy(zoo(world), tmp_path / "data" / "mine.sqlite")))
+    code, _, stderr = cli("--stage", "selfplay", "--data", tmp_path / "data", "--out",
+                          tmp_path / "run")
+    assert_one_line(code, stderr, word)
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -556,7 +655,7 @@ def torchrun(arguments, *words, cwd, environment=()):
 
 def test_two_processes_train_as_one(arguments, cli, tmp_path):
     """Rounding apart, also where a step has work for one process alone: 40 items in steps of 13."""
-    words = ["--stage", "sft", "--batch", 13, "--sft_epochs", 3]
+    words = ["--stage", "sft", "--batch", 13, "--sft_epochs", 3, "--bf16", 0]
     process = torchrun(arguments, *words, "--out", "two", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert cli(*words, "--out", tmp_path / "one")[0] == 0
@@ -839,7 +938,7 @@ def test_micro_batches_hold_all_rows_and_the_budget(budget):
     chunks = [[item] * (1 + i % 4) for i, item in enumerate(some_items(20))]
     parts = spft.micro_batches(chunks, budget)
     lengths = [[spft.packed_length(chunk) for chunk in part] for part in parts]
-    assert sum(parts, []) == sorted(chunks, key=spft.packed_length) and all(parts)
+    assert sum(parts, []) == sorted(chunks, key=spft.packed_length, reverse=True) and all(parts)
     assert all(len(part) == 1 or sum(part) <= budget for part in lengths)
 
 
