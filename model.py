@@ -7,6 +7,7 @@ SwiGLU, grouped-query attention.  Where to find what:
     ModelConfig                         config.json, and what of it is refused
     Transformer                         the network; random_model
     load_pretrained, save_pretrained    Hugging Face folders and hub ids
+    shard, whole                        one model on many GPUs
     add_lora, merge_lora, save_adapter  LoRA in PEFT's format
     Tokenizer, train_tokenizer          tokenizer.json, chat templates, prompts
     token_logprobs                      log p of chosen tokens without the whole logits
@@ -36,6 +37,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from sqlexec import DataError
@@ -493,6 +497,27 @@ def save_pretrained(model, folder, dtype=None):
     stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     raw = {k: v for k, v in model.config.to_json().items() if k != "dtype"}
     (folder / "config.json").write_text(json.dumps({**raw, "torch_dtype": stored}, indent=2) + "\n")
+
+
+def shard(model, device):
+    """Share weights, gradients and what an optimizer keeps among the processes (FSDP2), layer by
+    layer; a layer's weights are together only while it is at work."""
+    mesh = init_device_mesh(device, (distributed.get_world_size(),))
+    for part in (*model.model.layers, model):
+        fully_shard(part, mesh=mesh)
+    return model
+
+
+def whole(model, dtype=None):
+    """A sharded model in one piece, in every process; another model as it is."""
+    if not hasattr(model.head, "full_tensor"):
+        return model
+    with torch.device("meta"):
+        full = Transformer(model.config)
+    full.load_state_dict({name: p.detach().full_tensor().to(dtype or p.dtype)
+                          for name, p in model.named_parameters()}, assign=True)
+    full.fast = model.fast
+    return full
 
 
 def write_tensors(tensors, path):

@@ -134,6 +134,7 @@ class Config:
     batch: int = option(32, "sequences a step; self-play: pairs a step")
     lr: float = option(2e-3, "peak learning rate of fine-tuning (a 7B checkpoint wants 1e-5)")
     lora: int = option(0, "rank of LoRA adapters, merged into each candidate; 0 = all weights")
+    shard: int = option(0, "1 = under torchrun, share one model's weights among the GPUs (FSDP2)")
     bf16: int = option(1, "train in bfloat16 where that is faster; 0 = float32 everywhere")
     recompute: int = option(0, "1 = keep no activations inside layers: less memory, more time")
     # VBI-FT (section 3.1)
@@ -305,51 +306,74 @@ def fit(model, steps, loss, weight, lr, name, cfg, warmup=0.05, watch=None):
     loss(logp (N,), items) is a sum; weight(item) counts its terms (tokens or pairs), and a step
     divides by the whole step's weight, however it is cut into micro-batches.  On a CPU these run
     side by side, a thread each; their gradients are added in order, so that a seed tells all.
-    Returns the mean loss of the first and the last tenth, and packed tokens a second."""
+    Returns the model, in one piece if it was sharded, and {"loss at first": of the first tenth ...}.
+    """
     started, losses, tokens = time.time(), [], 0
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), weight_decay=0.01)
 
-    def gradients(micro):
+    def scored(micro):
         batch = lm.pack([[s for item in chunk for s in item.sequences] for chunk in micro])
         logp = lm.sequence_logprobs(model, batch.to(model.device))
-        part = loss(logp, [item for chunk in micro for item in chunk]) / total
-        return part.detach(), torch.autograd.grad(part, params)
+        return loss(logp, [item for chunk in micro for item in chunk]) / total
 
     model.train()
     bar = progress(steps, desc=name, unit="step")
-    workers = cfg.threads if model.device.type == "cpu" else 1
+    workers = cfg.threads if model.device.type == "cpu" and not cfg.shard else 1
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for i, chunks in enumerate(bar):
             rate = schedule((i + 1) / len(steps), warmup)
             for group in optimizer.param_groups:
                 group["lr"] = lr * rate
             total = sum(weight(item) for chunk in chunks for item in chunk)
-            value = torch.zeros((), device=model.device)
-            budget = min(cfg.micro_tokens, sum(map(packed_length, chunks)) // RANKS + 1)
-            parts = micro_batches(chunks, budget)[RANK::RANKS]
-            for part, grads in (pool.map if workers > 1 else map)(gradients, parts):
-                value += part
-                for p, grad in zip(params, grads):
-                    p.grad = grad if p.grad is None else p.grad.add_(grad)
-            if not parts:                                   # fewer parts than processes
-                for p in params:
-                    p.grad = torch.zeros_like(p)
-            sum_over_ranks([value, *(p.grad for p in params)])
+            size = sum(map(packed_length, chunks))
+            parts = micro_batches(chunks, min(cfg.micro_tokens, size // RANKS + 1))
+            value = (sharded_gradients(parts, scored, params) if cfg.shard else
+                     gradients(parts, scored, params, pool.map if workers > 1 else map))
             torch.nn.utils.clip_grad_norm_(params, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             losses.append(value)
-            tokens += sum(map(packed_length, chunks))
+            tokens += size
             if (i + 1) % 20 == 0:
                 bar.set_postfix_str(f"loss {float(value):.3f}", refresh=False)
             if watch:
                 watch(i + 1, value)
-    model.eval()
-    tenth = len(losses) // 10 + 1
+    tenth, seconds = len(losses) // 10 + 1, time.time() - started
     first, last = (float(torch.stack(part).mean()) for part in (losses[:tenth], losses[-tenth:]))
-    return {"steps": len(losses), "loss at first": round(first, 4), "loss at last": round(last, 4),
-            "tokens per second": round(tokens / (time.time() - started))}
+    del optimizer
+    return lm.whole(model.eval(), torch.bfloat16 if model.device.type == "cuda" else None), {
+        "steps": len(losses), "loss at first": round(first, 4), "loss at last": round(last, 4),
+        "tokens per second": round(tokens / seconds)}
+
+
+def gradients(parts, scored, params, run):
+    """Add up a step's gradients over its parts, of which each process has a share; its loss."""
+    def one(part):
+        value = scored(part)
+        return value.detach(), torch.autograd.grad(value, params)
+
+    total = torch.zeros((), device=params[0].device)
+    for value, grads in run(one, parts[RANK::RANKS]):
+        total += value
+        for p, grad in zip(params, grads):
+            p.grad = grad if p.grad is None else p.grad.add_(grad)
+    for p in params if len(parts) <= RANK else ():          # fewer parts than processes
+        p.grad = torch.zeros_like(p)
+    sum_over_ranks([total, *(p.grad for p in params)])
+    return total
+
+
+def sharded_gradients(parts, scored, params):
+    """The same for a sharded model, whose layers meet in every pass: all processes make as many,
+    one that has no part left over the first again, for nothing.  FSDP2 averages their gradients."""
+    total = torch.zeros((), device=params[0].device)
+    for i in range(RANK, -(-len(parts) // RANKS) * RANKS, RANKS):
+        value = scored(parts[i % len(parts)]) * (i < len(parts))
+        (value * RANKS).backward()
+        total += value.detach()
+    sum_over_ranks([total])
+    return total
 
 
 def schedule(t, warmup):
@@ -652,7 +676,10 @@ class Run:
     def load(self, name):
         """The Candidate of that name, or None where its round is not finished."""
         record = self.out / name / "candidate.json"
-        return Candidate(**lm.read_json(record)) if record.exists() else None
+        if not record.exists():
+            return None
+        found = Candidate(**lm.read_json(record))
+        return found if name == "base" else replace(found, folder=str(self.out / name))
 
     def everyone(self):
         """All finished Candidates: the main line in order, then the baselines."""
@@ -750,7 +777,7 @@ def run_sft(cfg, task, run):
     started, model = time.time(), load_model(cfg, base.folder, train=True)
     rng = random.Random(f"{cfg.seed}/sft")
     steps = steps_of(task.both_directions(task.train), cfg.sft_epochs, cfg.batch, rng)
-    metrics = fit(model, steps, supervised, scored_tokens, cfg.lr, "sft", cfg)
+    model, metrics = fit(model, steps, supervised, scored_tokens, cfg.lr, "sft", cfg)
     return [run.keep(task, model, "sft", "base", started, metrics)]
 
 
@@ -773,11 +800,11 @@ def run_vbift(cfg, task, run):
 def vbift_round(cfg, task, run, round, parent):
     name = f"vbift-{round}"
     banner(name, f"{parent.name} -> {name}")
-    started, model = time.time(), load_model(cfg, parent.folder, train=True)
-    rng = random.Random(f"{cfg.seed}/{name}")
+    started, rng = time.time(), random.Random(f"{cfg.seed}/{name}")
     earlier = [row for r in range(1, round) for row in run.synthetic(r)]
     labelled = task.train + task.val + task.test
-    made = synthesize_pairs(cfg, task, model, rng, cfg.synthetic, labelled, earlier)    # 3.1.1
+    made = synthesize_pairs(cfg, task, load_model(cfg, parent.folder), rng, cfg.synthetic,
+                            labelled, earlier)                            # 3.1.1
     held, new = made[:len(made) // 6], made[len(made) // 6:]
     pairs = task.train + new + [Example(r["db_id"], r["question"], r["query"]) for r in earlier
                                 if r["part"] == "train"]
@@ -785,7 +812,8 @@ def vbift_round(cfg, task, run, round, parent):
     items = task.both_directions(pairs) + [Item(d, (task.to_question(Example(d, q, s)),))
                                            for d, s, q in right]
     steps = steps_of(items, cfg.epochs, cfg.batch, rng)
-    metrics = fit(model, steps, supervised, scored_tokens, cfg.lr, name, cfg)
+    model = load_model(cfg, parent.folder, train=True)
+    model, metrics = fit(model, steps, supervised, scored_tokens, cfg.lr, name, cfg)
     samples = task.answer(model, [task.sql_prompt(e) for e in held], f"{name} on synthetic")
     verdicts = task.verdicts(held, samples)
     y_pos, y_neg = split_by_execution(held, [v.correct for v in verdicts])  # Eq. 1
@@ -887,9 +915,9 @@ def selfplay_round(cfg, task, run, name, candidates):
         while wrong and len(more) < len(steps):                 # for as many updates
             more += steps_of(wrong, 1, cfg.batch, rng)
         steps = more[:len(steps)]
+    before = log_ratios(load_model(cfg, main.folder), games)
     model = load_model(cfg, main.folder, train=True)
-    before = log_ratios(model, games)
-    metrics = fit(model, steps, loss, weight, cfg.selfplay_lr, name, cfg)
+    model, metrics = fit(model, steps, loss, weight, cfg.selfplay_lr, name, cfg)
     after = log_ratios(model, games)
     show_margins(before, after)
     metrics |= {"main": main.name, "opponent": opponent.name, "opponent ex": opponent.ex,
@@ -1367,6 +1395,9 @@ def parse_config(arguments=None):
                           ("schema", tuple(FORMS))):
         if getattr(cfg, name) not in allowed:
             raise DataError(f"--{name} {getattr(cfg, name)}: choose from {', '.join(allowed)}")
+    if cfg.shard and (RANKS == 1 or cfg.lora):
+        raise DataError("--shard 1 shares full fine-tuning among the processes of torchrun: "
+                        "start it under torchrun, without --lora")
     return cfg
 
 
@@ -1379,15 +1410,16 @@ def load_model(cfg, folder, train=False):
     """The model of a candidate's folder, or random weights of the embedded base model's shape; with
     new adapters to train under --lora.  On a GPU, what is not trained is in bfloat16."""
     half = cfg.device == "cuda" and (cfg.lora or not train)
+    device = "cpu" if train and cfg.shard else cfg.device       # from there each takes its share
     if folder == "random":
-        model = lm.random_model(lm.ModelConfig.read(BASE), cfg.seed).to(cfg.device)
+        model = lm.random_model(lm.ModelConfig.read(BASE), cfg.seed).to(device)
     else:
-        model = lm.load_pretrained(folder, cfg.device, torch.bfloat16 if half else torch.float32)
+        model = lm.load_pretrained(folder, device, torch.bfloat16 if half else torch.float32)
     if train and cfg.lora:
         lm.add_lora(model, cfg.lora, 2 * cfg.lora, seed=cfg.seed)
     model.recompute = bool(train and cfg.recompute)
-    model.fast = bool(cfg.bf16) and lm.fast_bf16(model.device)
-    return model
+    model.fast = bool(cfg.bf16) and lm.fast_bf16(torch.device(cfg.device))
+    return lm.shard(model, cfg.device) if train and cfg.shard else model
 
 
 def main(arguments=None):

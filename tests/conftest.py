@@ -96,16 +96,9 @@ def write_world(folder):
     return folder
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return write_world(tmp_path_factory.mktemp("world") / "data")
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory):
+def write_base(folder):
     """A checkpoint folder with random weights, its tokeniser learned on the world's texts."""
     import model as lm                  # torch is for the tests that need it
-    folder = tmp_path_factory.mktemp("base") / "model"
     texts = [text for rows in PAIRS.values() for _, question, sql in rows
              for text in (f"question: {question}\nsql:\n", sql)]
     tokenizer = lm.train_tokenizer(texts + list(DATABASES.values()), 420, folder)
@@ -113,6 +106,21 @@ def base(tmp_path_factory):
                                  eos=(tokenizer.end,))
     lm.save_pretrained(lm.random_model(config), folder)
     return folder
+
+
+# A run that takes seconds.
+SETTINGS = dict(sft_epochs=40, epochs=3, batch=8, lr=8e-3, rounds=2, synthetic=24, questions=2,
+                plays=1, max_new=40, temperature=0.5, slots=16, threads=1)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    return write_world(tmp_path_factory.mktemp("world") / "data")
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    return write_base(tmp_path_factory.mktemp("base") / "model")
 
 
 @pytest.fixture(scope="session")
@@ -124,9 +132,7 @@ def tokenizer(base):
 @pytest.fixture(scope="session")
 def arguments(world, base):
     """The command line of a run that takes seconds; further options follow it and win."""
-    settings = dict(data=world, model=base, sft_epochs=40, epochs=3, batch=8, lr=8e-3, rounds=2,
-                    synthetic=24, questions=2, plays=1, max_new=40, temperature=0.5, slots=16,
-                    threads=1)
+    settings = {**SETTINGS, "data": world, "model": base}
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 

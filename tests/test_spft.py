@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -199,7 +200,8 @@ def test_what_verification_finds_goes_into_the_next_round(finished, cli, tmp_pat
     earlier = [("train", "lions", "SELECT age FROM animal WHERE kind = 'lion'"),
                ("y+", "right", "SELECT MIN(age) FROM animal WHERE kind = 'lion'"),
                ("y-", "wrong", "SELECT MAX(name) FROM animal WHERE kind = 'zebra'")]
-    (out / "vbift-1").mkdir(parents=True)
+    for name in ("sft", "vbift-1"):
+        shutil.copytree(finished.out / "sft", out / name)
     (out / "vbift-1" / "synthetic.jsonl").write_text("".join(
         json.dumps({"part": part, "db_id": "zoo", "question": question, "query": query}) + "\n"
         for part, question, query in earlier))
@@ -211,7 +213,7 @@ def test_what_verification_finds_goes_into_the_next_round(finished, cli, tmp_pat
     monkeypatch.setattr(spft.TemplatePool, "reweight",
                         lambda pool, wrong: fed.append(wrong) or reweight(pool, wrong))
     monkeypatch.setattr(spft, "fit",
-                        lambda model, steps, *rest: fits.update({rest[3]: steps}) or {})
+                        lambda model, steps, *rest: (fits.update({rest[3]: steps}), (model, {}))[1])
     code, _, stderr = cli("--stage", "vbift", "--out", out)
     assert (code, stderr) == (0, "") and list(fits) == ["vbift-2"]
     assert [query for query, _ in fed[-1]] == [earlier[2][2]]
@@ -328,6 +330,22 @@ def test_an_interrupted_run_goes_on_to_the_same_end(finished, cli, tmp_path, mon
     assert code == 0 and re.findall(r"^== (\S+): ", stdout, re.M) == ["vbift-2", "selfplay-1"]
     assert {path: bytes for path, bytes in content(out / "sft").items() if path in sft} == sft
     assert_same_run(out, finished)
+
+
+@pytest.mark.parametrize("moment", ["sft/model.safetensors", "vbift-1/synthetic.jsonl",
+                                    "selfplay-1/candidate.json"])
+def test_a_killed_run_goes_on_to_the_same_end(finished, arguments, cli, tmp_path, moment):
+    """SIGKILL as soon as a file is there (tests/bench/bench_resume.py takes random moments)."""
+    command = [sys.executable, str(ROOT / "spft.py"), *arguments, "--stage", "selfplay"]
+    with subprocess.Popen(command + ["--out", "run"], cwd=tmp_path, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE) as process:
+        while not (tmp_path / "run" / moment).exists() and process.poll() is None:
+            time.sleep(0.002)
+        process.kill()
+    assert process.returncode == -9
+    code, _, stderr = cli("--stage", "selfplay", "--out", tmp_path / "run")
+    assert (code, stderr) == (0, "")
+    assert_same_run(tmp_path / "run", finished)
 
 
 def assert_same_run(out, finished):
@@ -653,10 +671,11 @@ def torchrun(arguments, *words, cwd, environment=()):
                           env={**os.environ, **dict(environment)})
 
 
-def test_two_processes_train_as_one(arguments, cli, tmp_path):
+@pytest.mark.parametrize("shard", [0, 1])
+def test_two_processes_train_as_one(arguments, cli, tmp_path, shard):
     """Rounding apart, also where a step has work for one process alone: 40 items in steps of 13."""
     words = ["--stage", "sft", "--batch", 13, "--sft_epochs", 3, "--bf16", 0]
-    process = torchrun(arguments, *words, "--out", "two", cwd=tmp_path)
+    process = torchrun(arguments, *words, "--out", "two", "--shard", shard, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert cli(*words, "--out", tmp_path / "one")[0] == 0
     one, two = (load_file(tmp_path / name / "sft" / "model.safetensors") for name in ("one", "two"))
@@ -666,11 +685,22 @@ def test_two_processes_train_as_one(arguments, cli, tmp_path):
     assert results(tmp_path / "two", "seconds") == results(tmp_path / "one", "seconds")
 
 
-def test_two_processes_go_through_all_stages(arguments, tmp_path):
-    process = torchrun(arguments, "--stage", "selfplay", "--out", "run", cwd=tmp_path)
+@pytest.mark.parametrize("shard", [0, 1])
+def test_two_processes_go_through_all_stages(arguments, tmp_path, shard):
+    process = torchrun(arguments, "--stage", "selfplay", "--out", "run", "--shard", shard,
+                       cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert [row["model"] for row in results(tmp_path / "run")][::2] == LINE
     assert len(rows(tmp_path / "run" / "selfplay-1" / "test.jsonl")) == 8
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+def test_a_process_with_nothing_to_do_waits_for_the_other(arguments, tmp_path, shard):
+    """One question a split: the second process trains on, answers and verifies nothing."""
+    process = torchrun(arguments, "--stage", "sft", "--limit", 1, "--sft_epochs", 2, "--out",
+                       "run", "--shard", shard, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert {row["n"] for row in results(tmp_path / "run")} == {1}
 
 
 def test_a_process_that_dies_ends_the_job(arguments, tmp_path):
@@ -849,6 +879,7 @@ BAD_OPTIONS = {
     "no whole number": (["--batch", "8.5"], ["--batch", "8.5"]),
     "no float": (["--lr", "fast"], ["--lr", "fast"]),
     "no value": (["--lam"], ["--lam"]),
+    "shards of one process": (["--shard", "1"], ["--shard", "torchrun"]),
 }
 
 
