@@ -306,8 +306,7 @@ def fit(model, steps, loss, weight, lr, name, cfg, warmup=0.05, watch=None):
     loss(logp (N,), items) is a sum; weight(item) counts its terms (tokens or pairs), and a step
     divides by the whole step's weight, however it is cut into micro-batches.  On a CPU these run
     side by side, a thread each; their gradients are added in order, so that a seed tells all.
-    Returns the model, in one piece if it was sharded, and {"loss at first": of the first tenth ...}.
-    """
+    Returns the model, in one piece if it was sharded, and its `training_metrics`."""
     started, losses, tokens = time.time(), [], 0
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -339,12 +338,18 @@ def fit(model, steps, loss, weight, lr, name, cfg, warmup=0.05, watch=None):
                 bar.set_postfix_str(f"loss {float(value):.3f}", refresh=False)
             if watch:
                 watch(i + 1, value)
-    tenth, seconds = len(losses) // 10 + 1, time.time() - started
-    first, last = (float(torch.stack(part).mean()) for part in (losses[:tenth], losses[-tenth:]))
     del optimizer
-    return lm.whole(model.eval(), torch.bfloat16 if model.device.type == "cuda" else None), {
-        "steps": len(losses), "loss at first": round(first, 4), "loss at last": round(last, 4),
-        "tokens per second": round(tokens / seconds)}
+    model = lm.whole(model.eval(), torch.bfloat16 if model.device.type == "cuda" else None)
+    return model, training_metrics(losses, tokens / (time.time() - started))
+
+
+def training_metrics(losses, rate):
+    """What is kept of a training: its steps, mean losses of the first and last tenth, tokens/s."""
+    tenth = len(losses) // 10 + 1
+    ends = {"first": losses[:tenth], "last": losses[-tenth:]} if losses else {}
+    return {"steps": len(losses), "tokens per second": round(rate),
+            **{f"loss at {name}": round(float(torch.stack(part).mean()), 4)
+               for name, part in ends.items()}}
 
 
 def gradients(parts, scored, params, run):
