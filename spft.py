@@ -132,7 +132,7 @@ class Config:
     # Supervised fine-tuning (stage 0)
     sft_epochs: float = option(5.0, "passes over the labelled pairs, in both directions")
     batch: int = option(32, "sequences a step; self-play: pairs a step")
-    lr: float = option(2e-3, "peak learning rate of fine-tuning (a 7B checkpoint wants 1e-5)")
+    lr: float = option(2e-3, "peak learning rate of SFT (a 7B checkpoint wants 1e-5)")
     lora: int = option(0, "rank of LoRA adapters, merged into each candidate; 0 = all weights")
     shard: int = option(0, "1 = under torchrun, share one model's weights among the GPUs (FSDP2)")
     bf16: int = option(1, "train in bfloat16 where that is faster; 0 = float32 everywhere")
@@ -141,11 +141,12 @@ class Config:
     rounds: int = option(2, "rounds of VBI-FT")
     synthetic: int = option(1000, "synthetic queries a round (paper: 3000)")
     questions: int = option(3, "questions sampled for a synthetic query")
-    epochs: float = option(1.5, "passes over labelled and synthetic pairs a round")
+    epochs: float = option(2.5, "passes over labelled and synthetic pairs a round")
+    vbift_lr: float = option(1e-3, "peak learning rate of these rounds")
     # Self-play (section 3.2)
     plays: int = option(1, "rounds of self-play")
     lam: float = option(0.5, "lambda of Eq. 3")
-    selfplay_lr: float = option(3e-4, "peak learning rate of self-play")
+    selfplay_lr: float = option(1e-4, "peak learning rate of self-play")
     selfplay_epochs: float = option(1.0, "passes over the self-play pairs")
     temperature: float = option(1.0, "of the opponent's samples")
     # Generation and verification
@@ -818,7 +819,7 @@ def vbift_round(cfg, task, run, round, parent):
                                            for d, s, q in right]
     steps = steps_of(items, cfg.epochs, cfg.batch, rng)
     model = load_model(cfg, parent.folder, train=True)
-    model, metrics = fit(model, steps, supervised, scored_tokens, cfg.lr, name, cfg)
+    model, metrics = fit(model, steps, supervised, scored_tokens, cfg.vbift_lr, name, cfg)
     samples = task.answer(model, [task.sql_prompt(e) for e in held], f"{name} on synthetic")
     verdicts = task.verdicts(held, samples)
     y_pos, y_neg = split_by_execution(held, [v.correct for v in verdicts])  # Eq. 1
