@@ -72,8 +72,8 @@ def main():
             finish(start(folder, out))
             equal = fingerprint(out) == right
             same += equal
-            print(f"kill {kill + 1:2} after {moment:5.1f} s, holding {', '.join(held) or 'nothing'}: "
-                  f"{'same' if equal else 'DIFFERENT'}", flush=True)
+            print(f"kill {kill + 1:2} after {moment:5.1f} s, {'same' if equal else 'DIFFERENT'}; "
+                  f"it held {', '.join(held) or 'nothing'}", flush=True)
     print(f"{same} of {options.kills} runs ended with the same weights and results")
     return int(same < options.kills)
 
