@@ -127,7 +127,8 @@ class Config:
     seed: int = option(0, "seeds weights, data order and samples")
     seeds: int = option(5, "experiment: runs of every system, seeds 0, 1, ...")
     limit: int = option(0, "use at most so many examples of each split; 0 = all")
-    threads: int = option(min(4, os.cpu_count()), "CPU threads")
+    threads: int = option(min(4, os.cpu_count()), "CPU threads; their number decides how a CPU "
+                          "rounds, so that a run goes on with as many")
     device: str = option("cuda" if torch.cuda.is_available() else "cpu", "cpu or cuda")
     # Supervised fine-tuning (stage 0)
     sft_epochs: float = option(5.0, "passes over the labelled pairs, in both directions")
@@ -652,8 +653,7 @@ class Candidate:
 
 
 # Settings that change nothing of what a run directory holds already.
-FREE = ("stage", "loss", "out", "split", "db", "question", "samples", "seeds", "n", "show",
-        "threads")
+FREE = ("stage", "loss", "out", "split", "db", "question", "samples", "seeds", "n", "show")
 
 
 class Run:

@@ -380,7 +380,8 @@ def test_another_seed_gives_other_weights(finished, cli, tmp_path):
     assert not same_weights(tmp_path / "run" / "sft", finished.out / "sft")
 
 
-@pytest.mark.parametrize("name, value", [("seed", 1), ("lam", 0.3), ("batch", 7), ("limit", 5)])
+@pytest.mark.parametrize("name, value", [("seed", 1), ("lam", 0.3), ("batch", 7), ("limit", 5),
+                                         ("threads", 2)])
 def test_an_out_made_with_other_settings_is_refused(finished, cli, idle, name, value):
     before = content(finished.out)
     code, _, stderr = cli("--stage", "selfplay", "--out", finished.out, f"--{name}", value)
