@@ -1,6 +1,7 @@
 """Speed and memory of model.py against its peers in the same run.
 
     python tests/bench/bench_model.py [--small] [--only logprobs generate step load] [--json FILE]
+                                      [--rounds 1] [--shapes 2]     less of it, where time is short
 
     logprobs   token_logprobs forward and backward, frozen and trainable head, against log_softmax
                over all logits and torch's F.linear_cross_entropy in chunks
@@ -38,6 +39,7 @@ from spft import error_driven_loss  # noqa: E402
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PEERS = importlib.util.find_spec("transformers") is not None
 SECTIONS = ("logprobs", "generate", "step", "load", "decode")
+LIMITS = {"rounds": None, "shapes": None}          # from the command line
 
 
 # ---------------------------------------------------------------------------------------------
@@ -69,7 +71,7 @@ def measured(function):
 def compare(calls, rounds):
     """{name: (least seconds, most bytes, last result)} of the calls, which take turns."""
     found = {}
-    for _ in range(rounds):
+    for _ in range(LIMITS["rounds"] or rounds):
         for name, call in calls.items():
             seconds, size, result = measured(call)
             least, most, _ = found.get(name, (seconds, size, None))
@@ -104,8 +106,8 @@ def logprobs(small):
     elif DEVICE.type == "cuda":
         shapes = [(8192, 4096, 128256)]
     else:
-        shapes = [(512, 896, 151936), (1024, 1536, 32256), (1024, 1536, 151936),
-                  (2048, 2048, 128256)]
+        shapes = [(512, 896, 32256), (1024, 1536, 32256), (512, 896, 151936),
+                  (1024, 1536, 151936), (2048, 2048, 128256)][:LIMITS["shapes"]]
     head(8, 16, 500, True), head(8, 16, 500, False)        # loads what later calls find loaded
     return [row for shape in shapes for frozen in (True, False) for row in head(*shape, frozen)]
 
@@ -372,7 +374,10 @@ def main():
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--json", default="runs/bench_model.json", help="where the figures go")
+    parser.add_argument("--rounds", type=int, help="calls of each peer that are compared")
+    parser.add_argument("--shapes", type=int, help="logprobs: the first so many shapes")
     args = parser.parse_args()
+    LIMITS.update(rounds=args.rounds, shapes=args.shapes)
     torch.set_num_threads(args.threads)
     found = {"torch": torch.__version__, "device": str(DEVICE), "threads": args.threads,
              "small": args.small}
