@@ -958,7 +958,7 @@ def sequence_logprobs(model, batch):
 
 def fast_bf16(device):
     """Whether matrix products run faster in bfloat16 here: on a GPU, or a CPU that has such
-    instructions (4.8 times on AMD's with AVX512_BF16, about 10 times on Intel's with AMX)."""
+    instructions (AMX, AVX512_BF16)."""
     return (device.type == "cuda" or torch.cpu._is_amx_tile_supported()
             or torch.cpu._is_avx512_bf16_supported())
 

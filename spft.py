@@ -534,7 +534,7 @@ class Task:
 
     @cached_property
     def train(self):
-        return self.checked([e for e in self.examples("train") if not self.held_out(e)])
+        return self.checked([e for e in self.data.labelled("train") if not self.held_out(e)])
 
     @cached_property
     def val(self):
@@ -546,15 +546,11 @@ class Task:
 
     @cached_property
     def test(self):
-        return self.checked(self.examples(self.last_split))
+        return self.checked(self.data.labelled(self.last_split))
 
     @property
     def last_split(self):
         return "test" if self.data.has("test") else "dev"
-
-    def examples(self, split):
-        """Of one's own databases there may be none."""
-        return self.data.examples(split) if self.data.has(split) or not self.data.own else []
 
     @cached_property
     def digest(self):

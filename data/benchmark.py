@@ -69,6 +69,10 @@ class Data:
         return [self._example(record, f"{path}: example {index}")
                 for path in files for index, record in enumerate(_read_list(path))]
 
+    def labelled(self, split):
+        """examples(split), or none where a person's own databases have no such file."""
+        return [] if self.own and not self.has(split) else self.examples(split)
+
     def mode(self, split):
         """Whose rules score the split: "bird" where its records have a key "SQL", else "spider"."""
         records = [record for path in self._files(split) for record in _read_list(path)[:1]]
@@ -112,23 +116,24 @@ class Data:
 
     def databases(self, db_id):
         """Sorted paths of a database's .sqlite files: one, or a test suite's many."""
-        if db_id in self.own and db_id not in self._databases:
-            read_schema(self.own[db_id])
-            self._databases[db_id] = [self.own[db_id]]
         if db_id not in self._databases:
-            folder = self._database_folder(db_id)
-            if folder is None:
-                raise DataError(f"{self.folder}: no database {db_id!r}")
-            text = folder / f"{db_id}.sql"
-            if text.is_file():
-                _build(text, folder / f"{db_id}.sqlite")
-            files = sorted(folder.glob("*.sqlite"))
-            if not files:
-                raise DataError(f"{folder}: neither a .sqlite file nor {db_id}.sql")
+            files = [self.own[db_id]] if db_id in self.own else self._sqlite_files(db_id)
             for path in files:
                 read_schema(path)       # a file that is no database must not wait for a query
             self._databases[db_id] = files
         return self._databases[db_id]
+
+    def _sqlite_files(self, db_id):
+        folder = self._database_folder(db_id)
+        if folder is None:
+            raise DataError(f"{self.folder}: no database {db_id!r}")
+        text = folder / f"{db_id}.sql"
+        if text.is_file():
+            _build(text, folder / f"{db_id}.sqlite")
+        files = sorted(folder.glob("*.sqlite"))
+        if not files:
+            raise DataError(f"{folder}: neither a .sqlite file nor {db_id}.sql")
+        return files
 
     def _database_folder(self, db_id):
         if db_id in ("", ".", "..") or "/" in db_id or "\0" in db_id:
@@ -138,7 +143,7 @@ class Data:
     def digest(self, split):
         """16 hex digits over the split's examples and the content of their databases; of all
         databases where they are a person's own."""
-        examples = self.examples(split) if self.has(split) or not self.own else []
+        examples = self.labelled(split)
         total = hashlib.sha256(json.dumps([asdict(e) for e in examples]).encode())
         for db_id in sorted(self.own) or sorted({example.db_id for example in examples}):
             for path in self.databases(db_id):

@@ -33,9 +33,8 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
     if n < 1:
         raise DataError(f"--n {n}: ask for one query or more")
     data, rng = Data(folder), random.Random(f"{seed}/synth")
-    examples = {name: data.examples(name) for name in SPLITS
-                if data.has(name) or name == "train" and not data.own}
-    sources = template_sources(data, examples.get("train", []))
+    examples = {name: data.labelled(name) for name in SPLITS if data.has(name) or name == "train"}
+    sources = template_sources(data, examples["train"])
     pool = TemplatePool(sources)
     if not len(pool):
         raise DataError(f"{folder}: no template in {len(sources)} training queries: "
