@@ -19,6 +19,7 @@ Shape letters used in the comments:
     H attention heads    K key/value heads     E size of a head   M scored tokens     N sequences
 """
 
+import hashlib
 import json
 import math
 import os
@@ -523,8 +524,21 @@ def whole(model, dtype=None):
 def write_tensors(tensors, path):
     """A safetensors file that is there whole or not at all."""
     temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    os.replace(temporary, path)
+    try:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written ({error})") from None
+
+
+def digest(model):
+    """16 hex digits over all weights: what tells this model from any other."""
+    total = hashlib.sha256()
+    for name, p in model.named_parameters():
+        total.update(name.encode())
+        total.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return total.hexdigest()[:16]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -820,17 +834,17 @@ class TokenLogprobs(torch.autograd.Function):
             unit, = ctx.saved_tensors
             return unit * grad[:, None].to(unit.dtype), None, None, None
         hidden, weight, targets, lse, miss = ctx.saved_tensors
-        d_hidden, d_weight = torch.zeros_like(hidden, dtype=lse.dtype), torch.empty_like(weight)
+        down = (wide(hidden) * -grad[:, None]).to(hidden.dtype)           # (M, D)
+        d_hidden, d_weight = wide(torch.zeros_like(hidden)), torch.empty_like(weight)
         for start in range(0, len(weight), ctx.block):
             W = weight[start:start + ctx.block]
             p = product(hidden, W.T).sub_(lse[:, None]).exp_()            # (M, block)
             place, here = find(targets, start, len(W))
             p.scatter_(1, place, torch.where(here, -miss[:, None], p.gather(1, place)))
-            p.mul_(-grad[:, None])                                        # now d_logits
-            d_hidden += product(p, W)
-            d_weight[start:start + ctx.block] = product(p.T, hidden)
+            product(p, W, d_hidden)
+            d_weight[start:start + ctx.block] = product(p.T, down)
             del p                                          # before the next block's is made
-        return d_hidden.to(hidden.dtype), d_weight, None, None
+        return d_hidden.mul_(-grad[:, None]).to(hidden.dtype), d_weight, None, None
 
 
 def other_tokens(hidden, weight, targets, block, want_mean):
@@ -852,7 +866,7 @@ def other_tokens(hidden, weight, targets, block, want_mean):
         z = z.sub_(high[:, None]).exp_()
         total = total.mul_(shrink).add_(z.sum(1))
         if want_mean:
-            mean = mean.mul_(shrink[:, None]).add_(product(z, W))
+            product(z, W, mean.mul_(shrink[:, None]))
         del z                                              # before the next block's is made
     return own, total.log() + high, mean.div_(total[:, None]) if want_mean else None
 
@@ -868,20 +882,25 @@ def wide(x):
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def product(a, b):
-    """a @ b, summed and given in float32 or wider.  On a GPU, the factors meet in b's precision."""
-    if a.is_cuda and b.dtype == torch.bfloat16:
-        return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
-    return wide(a) @ wide(b)
+WIDE_MM = "dtype" in torch.ops.aten.mm.overloads()         # bf16 factors, float32 sums: torch 2.8
+
+
+def product(a, b, into=None):
+    """a @ b, summed and given in float32 or wider; added to `into` in place where that is given.
+    On a GPU, the factors meet in b's precision."""
+    if a.is_cuda and b.dtype == torch.bfloat16 and WIDE_MM:
+        found = torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
+        return found if into is None else into.add_(found)
+    return wide(a) @ wide(b) if into is None else into.addmm_(wide(a), wide(b))
 
 
 def token_logprobs(hidden, weight, targets, block=None):
     """log p(target) of each row: hidden (M, D), weight (V, D), targets (M,) -> (M,) float32, <= 0.
 
     Differentiable in hidden and weight; float64 stays float64.  block: how many tokens of the
-    vocabulary have logits at one time, by default 2048, or what 512 MB of a GPU hold."""
+    vocabulary have logits at one time, by default 512, or what 512 MB of a GPU hold."""
     if block is None:
-        block = max(2048, 2 ** 27 // max(1, len(targets)) if hidden.is_cuda else 0)
+        block = max(512, 2 ** 27 // max(1, len(targets)) if hidden.is_cuda else 0)
     return TokenLogprobs.apply(hidden, weight, targets, block)
 
 

@@ -31,6 +31,7 @@ What differs from the paper, or is left open by it:
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -249,6 +250,11 @@ def first_alone(work):
     if RANKS > 1:
         distributed.broadcast_object_list(result)
     return result[0]
+
+
+def verifiers():
+    """Processes that run SQL for this one: a machine's cores, shared by the processes on it."""
+    return max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def sum_over_ranks(tensors):
@@ -702,10 +708,26 @@ class Run:
         """The synthetic pairs of a round of VBI-FT, each with the part that it played."""
         return read_lines(self.out / f"vbift-{round}" / "synthetic.jsonl")
 
+    def remembered(self, name, about, make):
+        """The records that make() gives, kept in OUT/games/NAME-KEY.jsonl.  The key is a digest of
+        `about`, all that decides them: other weights or data have another, and are made anew."""
+        key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+        path = self.out / "games" / f"{name}-{key}.jsonl"
+        if not path.exists():
+            write_lines(path, make())
+        return read_lines(path)
+
     def keep(self, task, model, name, parent, started, metrics):
-        """Save a trained model, score it on validation, and make it a candidate."""
-        folder = self.out / name
-        first_alone(lambda: (lm.save_pretrained(model, folder), task.tokenizer.save(folder))[0])
+        """Save a trained model, its adapter too, score it on validation: it is a candidate."""
+        folder, base = self.out / name, self.load(parent).folder
+
+        def save():
+            if model.adapter:
+                lm.save_adapter(model, folder / "adapter", base)
+            lm.save_pretrained(model, folder)
+            task.tokenizer.save(folder)
+
+        first_alone(save)
         return self.record(task, model, Candidate(name, parent, str(folder), metrics=metrics),
                            started)
 
@@ -739,8 +761,13 @@ def write_text(path, text):
     """Write through a temporary name: what is there is whole."""
     def write():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".tmp").write_text(text, encoding="utf-8")
-        os.replace(path.with_suffix(".tmp"), path)
+        temporary = path.with_suffix(".tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
     first_alone(write)
 
 
@@ -903,7 +930,9 @@ def selfplay_round(cfg, task, run, name, candidates):
     main = max(candidates, key=lambda c: c.ex)                            # Algorithm 1
     opponent = main if cfg.loss == "spin" else min(candidates, key=lambda c: c.ex)
     banner(name, f"main {main.name} (EX {main.ex:.1f}) plays opponent {opponent.name} "
-                 f"({opponent.ex:.1f})")
+                 f"({opponent.ex:.1f}); base {cfg.model}")
+    print("  candidates: " + ", ".join(f"{c.name} {c.ex:.1f} (from {c.parent})"
+                                       for c in candidates))
     started, round = time.time(), name.rpartition("-")[2]
     rng = random.Random(f"{cfg.seed}/play {round}")             # the same games for every loss
     games = play(cfg, task, run, main, opponent, rng)
@@ -953,23 +982,41 @@ def play(cfg, task, run, main, opponent, rng):
         raise DataError(f"{cfg.data} has no labelled questions to play on (--loss {cfg.loss}, "
                         f"--rounds {cfg.rounds})")
     model = load_model(cfg, opponent.folder)
-    prompts = [task.sql_prompt(e, train=True) for e in examples]
-    samples = task.answer(model, prompts, "opponent", cfg.temperature, 1, rng.randrange(2**31))
-    verdicts = task.verdicts(examples, samples)
-    R = error_reward(torch.tensor([v.correct for v in verdicts]))         # Eq. 2
+    rows = opponent_answers(cfg, task, run, model, examples, rng.randrange(2**31))
+    R = error_reward(torch.tensor([row["correct"] for row in rows]))      # Eq. 2
     print(f"  {len(examples)} prompts; opponent wrong (R = 1) on {100 * R.mean():.1f}%: "
-          f"{counts(errors(verdicts))}")
+          f"{errors(rows)}")
     if cfg.loss == "spin":
         R = torch.ones_like(R)                                  # SPIN pushes every sample down
-    games = [Item(e.db_id, (task.to_sql(e), task.to_sql(e, s)), R=r)
-             for e, s, r in zip(examples, samples, R.tolist())]
-    reference = load_model(cfg, main.folder) if cfg.loss == "dpo" else model
-    return with_logprobs(reference, games)
+    games = [Item(e.db_id, (task.to_sql(e), task.to_sql(e, lm.Sample(row["ids"], row["finished"]))),
+                  R=r) for e, row, r in zip(examples, rows, R.tolist())]
+    return opponent_logprobs(run, load_model(cfg, main.folder) if cfg.loss == "dpo" else model,
+                             games)
+
+
+def opponent_answers(cfg, task, run, model, examples, seed):
+    """A record of the model's sample for each example, token ids and verdict among it."""
+    prompts = [task.sql_prompt(e, train=True) for e in examples]
+
+    def answers():
+        samples = task.answer(model, prompts, "opponent", cfg.temperature, 1, seed)
+        return [{**row, "ids": s.ids, "finished": s.finished}
+                for s, row in zip(samples, answer_rows(task, examples, samples))]
+
+    return run.remembered("answers", [lm.digest(model), prompts, [e.query for e in examples],
+                                      cfg.temperature, cfg.max_new, seed], answers)
+
+
+def opponent_logprobs(run, model, games):
+    """The games with log p of their sequences under the frozen model: computed once a round."""
+    rows = run.remembered("logprobs", [lm.digest(model), [item.sequences for item in games]],
+                          lambda: [item.opponent for item in with_logprobs(model, games)])
+    return [replace(item, opponent=tuple(row)) for item, row in zip(games, rows)]
 
 
 @torch.no_grad()
 def with_logprobs(model, items, name="opponent log-probs"):
-    """Items with their sequences' log-probabilities under a frozen model, computed once a round."""
+    """Items with their sequences' log-probabilities under a frozen model."""
     def of_each(parts):
         found = []
         for part in progress(parts, desc=name, unit="batch"):
@@ -1303,18 +1350,16 @@ def interval(rows, z=1.96):
     return 100 * (middle - spread) / (1 + z * z / n), 100 * (middle + spread) / (1 + z * z / n)
 
 
-def errors(verdicts):
-    """What the wrong answers were, counted."""
-    return Counter(v.status if v.status != "ok" else "other result"
-                   for v in verdicts if not v.correct)
+def errors(rows):
+    """What the wrong answers were, counted, in words."""
+    return counts(Counter(r["status"] if r["status"] != "ok" else "other result"
+                          for r in rows if not r["correct"]))
 
 
 def show_candidate(candidate, rows):
     """The line of a finished round, and two of its answers, one wrong and one right."""
-    wrong = Counter(r["status"] if r["status"] != "ok" else "other result"
-                    for r in rows if not r["correct"])
     print(f"  {candidate.name} (from {candidate.parent}): validation EX {candidate.ex:.1f} on "
-          f"{len(rows)}; wrong: {counts(wrong)}; {candidate.seconds:.0f} s")
+          f"{len(rows)}; wrong: {errors(rows)}; {candidate.seconds:.0f} s")
     for row in sorted(rows, key=lambda r: r["correct"])[:1] + [r for r in rows if r["correct"]][:1]:
         verdict = "correct" if row["correct"] else row["error"] or "other result"
         for name in ("question", "gold", "pred"):
@@ -1434,7 +1479,7 @@ def main(arguments=None):
         if cfg.stage == "synth":
             run_synth(cfg.data, cfg.out, cfg.n, cfg.show, cfg.seed, timeout=cfg.timeout)
             return 0
-        with Verifier(workers=2, timeout=cfg.timeout) as verifier:
+        with Verifier(workers=verifiers(), timeout=cfg.timeout) as verifier:
             tokenizer = lm.Tokenizer(BASE if cfg.model == "random" else cfg.model)
             if cfg.stage == "ask":
                 return run_ask(cfg, tokenizer, verifier)

@@ -40,6 +40,7 @@ class Finished(NamedTuple):
     stdout: str
     fits: dict          # name of a round -> its steps, as `fit` had them
     asked: list         # prompts (lists of ids) that were given to `generate`
+    games: dict         # what OUT/games holds: {"answers" or "logprobs": its records}
 
 
 def spied(patch, fits, asked):
@@ -65,7 +66,8 @@ def finished(cli, tmp_path_factory):
         spied(patch, fits, asked)
         code, stdout, stderr = cli("--stage", "selfplay", "--out", out)
     assert (code, stderr) == (0, "")
-    return Finished(out, results(out), stdout, fits, asked)
+    games = {path.name.split("-")[0]: rows(path) for path in (out / "games").iterdir()}
+    return Finished(out, results(out), stdout, fits, asked, games)
 
 
 def results(out, *without):
@@ -508,19 +510,97 @@ def test_who_answers_and_who_is_the_reference(monkeypatch, loss, reference):
     task = SimpleNamespace(
         train=[Example("zoo", "asked", "SELECT 1")],
         sql_prompt=lambda example, train: example.question,
-        answer=lambda model, prompts, *rest: used.append((model, prompts)) or prompts,
+        answer=lambda model, prompts, *rest: used.append((model, prompts)) or [
+            Sample([prompt], True) for prompt in prompts],
+        text=lambda sample: sample.ids[0],
         verdicts=lambda examples, samples: [
-            SimpleNamespace(correct=s == "made", status="ok") for s in samples],
-        to_sql=lambda example, answer=None: answer or example.query)
+            SimpleNamespace(correct=s.ids == ["made"], status="ok", error="") for s in samples],
+        to_sql=lambda example, answer=None: answer.ids if answer else example.query)
+    run = SimpleNamespace(synthetic=made, remembered=lambda name, about, make: make())
     monkeypatch.setattr(spft, "load_model", lambda cfg, folder, train=False: folder)
-    monkeypatch.setattr(spft, "with_logprobs", lambda model, items: (model, items))
-    scorer, games = spft.play(Config(loss=loss), task, SimpleNamespace(synthetic=made),
-                              Candidate("s", "-", "strong"), Candidate("w", "-", "weak"),
-                              random.Random(0))
+    monkeypatch.setattr(lm, "digest", str)
+    monkeypatch.setattr(spft, "opponent_logprobs", lambda run, model, games: (model, games))
+    scorer, games = spft.play(Config(loss=loss), task, run, Candidate("s", "-", "strong"),
+                              Candidate("w", "-", "weak"), random.Random(0))
     questions = ["asked"] if loss == "spin" else ["asked", "made"]
     assert used == [("weak", questions)] and scorer == reference
-    assert [game.sequences[0] for game in games] == ["SELECT 1", "SELECT 2"][:len(questions)]
+    assert [game.sequences for game in games] == [("SELECT 1", ["asked"]),
+                                                  ("SELECT 2", ["made"])][:len(questions)]
     assert [game.R for game in games] == [1.0, 0.0][:len(questions)]
+
+
+def test_games_are_kept_with_what_a_person_wants_to_see(finished):
+    """An answer of the opponent for each prompt, token ids and verdict; log p of each sequence."""
+    games, logps = (finished.games[kind] for kind in ("answers", "logprobs"))
+    tokenizer = lm.Tokenizer(finished.out / "sft")
+    for row in games:
+        assert row["question"] and row["gold"].startswith("SELECT")
+        assert tokenizer.decode(row["ids"]).strip() == row["pred"]
+        assert row["correct"] or row["error"] or row["status"] == "ok"
+    share = sum(not row["correct"] for row in games) / len(games)
+    assert share == pytest.approx(candidate(finished.out, "selfplay-1")["metrics"]["R = 1"])
+    assert [len(pair) for pair in logps] == [2] * len(games)
+
+
+@pytest.fixture
+def replayed(finished, cli, tmp_path):
+    """replayed(change) plays the last round again in a copy of the run, after change(its folder);
+    its metrics."""
+    def again(change):
+        out = tmp_path / "run"
+        shutil.copytree(finished.out, out)
+        (out / "selfplay-1" / "candidate.json").unlink()
+        change(out)
+        code, _, stderr = cli("--stage", "selfplay", "--out", out)
+        assert (code, stderr) == (0, "")
+        return candidate(out, "selfplay-1")["metrics"]
+    return again
+
+
+def without_speed(metrics):
+    return {name: value for name, value in metrics.items() if name != "tokens per second"}
+
+
+def test_a_round_that_goes_on_does_not_play_again(finished, replayed, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("the answers are there")
+    monkeypatch.setattr(spft, "answer_rows", refuse)
+    metrics = replayed(lambda out: None)
+    assert without_speed(metrics) == without_speed(
+        candidate(finished.out, "selfplay-1")["metrics"])
+
+
+def test_kept_log_probs_are_what_the_loss_is_made_of(finished, replayed):
+    """Where the file says that the opponent found gold unlikely, the loss starts lower."""
+    def poison(out):
+        for path in (out / "games").glob("logprobs-*.jsonl"):
+            spft.write_lines(path, [[gold - 3, sample] for gold, sample in rows(path)])
+    before = candidate(finished.out, "selfplay-1")["metrics"]["loss at first"]
+    assert replayed(poison)["loss at first"] < before - 0.1
+
+
+@pytest.mark.parametrize("change", ["weights", "gold"])
+def test_games_of_other_weights_or_data_are_not_used(tmp_path, base, change):
+    """The key of what is kept has the model's weights and the sequences in it."""
+    model, made = lm.load_pretrained(base), []
+    run = object.__new__(spft.Run)
+    run.out = tmp_path
+    games = [Item("zoo", (([5, 6, 7, 8], 2), ([5, 6, 9], 2)))]
+
+    def scored(model, games):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(spft, "with_logprobs", lambda *rest: made.append(rest) or whole(*rest))
+            return spft.opponent_logprobs(run, model, games)
+
+    whole = spft.with_logprobs
+    first = scored(model, games)
+    assert scored(model, games) == first and len(made) == 1
+    if change == "weights":
+        with torch.no_grad():
+            model.model.norm.weight[3] += 0.5
+    else:
+        games = [Item("zoo", (([5, 6, 7, 9], 2), ([5, 6, 9], 2)))]
+    assert scored(model, games) != first and len(made) == 2
 
 
 # ---------------------------------------------------------------------------------------------
