@@ -126,7 +126,7 @@ class Config:
     samples: int = option(1, "ask: 1 greedy answer, or a vote of so many by what they return")
     loss: str = option("spft", "selfplay: spft (Eq. 3), or the baselines spin, dpo, sft")
     seed: int = option(0, "seeds weights, data order and samples")
-    seeds: int = option(5, "experiment: runs of every system, seeds 0, 1, ...")
+    seeds: int = option(5, "experiment: so many seeds of every system, from --seed on")
     limit: int = option(0, "use at most so many examples of each split; 0 = all")
     threads: int = option(min(4, os.cpu_count()), "CPU threads; their number decides how a CPU "
                           "rounds, so that a run goes on with as many")
@@ -1075,9 +1075,10 @@ def run_experiment(cfg, task):
     """Train every system with every seed, then read test once; tables, a JSON and a picture.
 
     Tables 2 and 3 (systems), Fig. 3 (EX by round), Fig. 4 (synthetic pairs by round), Table 12
-    (consistency of the SQL-to-Text direction) and Table 14 (cost against SFT) of the paper."""
+    (consistency of the SQL-to-Text direction) and Table 14 (cost against SFT) of the paper.  Seeds
+    that ran are not run again: some may run side by side, and a last call over all compare them."""
     runs = []
-    for seed in range(cfg.seeds):
+    for seed in range(cfg.seed, cfg.seed + cfg.seeds):
         for end, loss, change in [("", loss, {}) for loss in LOSSES] + [
                 ("-direct", "spft", {"rounds": 0})]:
             own = replace(cfg, seed=seed, loss=loss, out=f"{cfg.out}/seed-{seed}{end}", **change)
@@ -1183,7 +1184,8 @@ def round_trip(task, asker, judge):
 
 
 def costs(runs):
-    """Seconds of each candidate as a multiple of SFT's (Table 14), mean over seeds."""
+    """Seconds of each candidate as a multiple of SFT's (Table 14), mean over seeds.  Baselines that
+    play the main line's games do not sample them again, which spares them time."""
     names = [c.name for c in runs[0].everyone() if c.name != "base"]
     return {name: round(mean([run.load(name).seconds / run.load("sft").seconds for run in runs]), 2)
             for name in names}

@@ -727,6 +727,11 @@ def test_seeds_that_ran_are_not_run_again(experiment, cli, idle):
     before = {path: data for path, data in content(out).items() if path.suffix != ".png"}
     assert cli(*words)[0] == 0
     assert {path: data for path, data in content(out).items() if path.suffix != ".png"} == before
+    assert cli(*words, "--seed", 1, "--seeds", 1)[0] == 0            # one of them alone
+    both, one = (json.loads(text) for text in (before[out / "experiment.json"],
+                                               (out / "experiment.json").read_text()))
+    assert [row["by seed"] for row in one["systems"]] == [
+        row["by seed"][1:] for row in both["systems"]]
 
 
 def test_a_paired_gain_is_the_mean_difference_and_its_bootstrap_interval():
