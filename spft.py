@@ -1335,7 +1335,8 @@ def banner(name, text):
 
 
 def counts(counter):
-    return ", ".join(f"{key} {n}" for key, n in sorted(counter.items()) if n) or "none"
+    most_first = sorted(counter.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{key} {n}" for key, n in most_first if n) or "none"
 
 
 def percent(rows):
@@ -1354,8 +1355,15 @@ def interval(rows, z=1.96):
 
 def errors(rows):
     """What the wrong answers were, counted, in words."""
-    return counts(Counter(r["status"] if r["status"] != "ok" else "other result"
-                          for r in rows if not r["correct"]))
+    return counts(Counter(fault(row) for row in rows if not row["correct"]))
+
+
+def fault(row):
+    """What is wrong with an answer: SQLite's message without the names in it."""
+    if row["status"] != "error":
+        return "other result" if row["status"] == "ok" else row["status"]
+    kind, _, rest = row["error"].partition(":")
+    return rest.strip() if kind.startswith("near ") else kind
 
 
 def show_candidate(candidate, rows):
@@ -1390,6 +1398,8 @@ def report(cfg, task, run, stage):
     if task.dropped:
         print(f"  of schemas over the budget, prompts left out: {counts(task.dropped)}")
     if task.test:
+        print(f"  wrong answers of {last.name} on test: "
+              f"{errors(run.score(task, None, last.name, 'test'))}")
         show_overlap(task, run, last)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -985,6 +987,18 @@ def test_out_that_cannot_be_written(cli, idle, tmp_path):
     assert (tmp_path / "file").read_text() == "kept"
 
 
+@pytest.mark.parametrize("room", [300, 20_000])
+def test_a_disk_that_is_full(arguments, tmp_path, room):
+    """No file may grow over `room` bytes: results do not fit, or only weights."""
+    command = [sys.executable, str(ROOT / "spft.py"), *arguments, "--stage", "sft", "--out", "run"]
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (room, room))
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True,
+                             preexec_fn=limit)
+    file = "config.json" if room == 300 else "sft/model.safetensors"
+    assert_one_line(process.returncode, process.stderr, "run", "File too large")
+    assert not (tmp_path / "run" / file).exists() and not list(tmp_path.rglob("*.tmp"))
+
+
 def test_errors_reach_the_shell(arguments, tmp_path):
     command = [sys.executable, str(ROOT / "spft.py"), *arguments, "--data", "nowhere"]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -994,6 +1008,14 @@ def test_errors_reach_the_shell(arguments, tmp_path):
 
 # ---------------------------------------------------------------------------------------------
 # Small parts
+
+def test_faults_are_counted_without_the_names_in_them():
+    answers = [("ok", "", True), ("ok", "", False), ("timeout", "5 s", False),
+               ("error", "no such column: T1.a", False), ("error", "no such column: b", False),
+               ("error", 'near "BY": syntax error', False), ("error", "incomplete input", False)]
+    assert spft.errors([dict(zip(("status", "error", "correct"), row)) for row in answers]) == (
+        "no such column 2, incomplete input 1, other result 1, syntax error 1, timeout 1")
+
 
 @pytest.mark.parametrize("right, n, low, high", [
     (50, 100, 40.38, 59.62), (0, 10, 0.0, 27.75), (10, 10, 72.25, 100.0), (1, 1, 20.65, 100.0)])

@@ -58,10 +58,13 @@ def main():
         began = time.time()
         finish(start(folder, folder / "whole"))
         length, right = time.time() - began, fingerprint(folder / "whole")
-        print(f"left alone: {length:.1f} s, {len(right[0])} checkpoints")
+        first = (folder / "whole" / "config.json").stat().st_mtime - began
+        print(f"left alone: {length:.1f} s, its first file after {first:.1f} s, "
+              f"{len(right[0])} checkpoints")
         for kill in range(options.kills):
             out = folder / f"killed-{kill}"
-            moment = length * (kill + rng.random()) / options.kills     # each part of the run
+            part = (kill + rng.random()) / options.kills                # one in each twentieth
+            moment = first + (length - first) * part
             process = start(folder, out)
             try:
                 process.wait(moment)
