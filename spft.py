@@ -123,7 +123,7 @@ class Config:
     split: str = option("test", "eval: the split to score")
     db: str = option("", "ask: a SQLite file")
     question: str = option("", "ask: in plain words; without it, a prompt for many")
-    samples: int = option(1, "ask: 1 greedy answer, or a vote of so many by what they return")
+    samples: int = option(1, "ask, eval: 1 greedy answer, or a vote of so many by what they return")
     loss: str = option("spft", "selfplay: spft (Eq. 3), or the baselines spin, dpo, sft")
     seed: int = option(0, "seeds weights, data order and samples")
     seeds: int = option(5, "experiment: so many seeds of every system, from --seed on")
@@ -1108,9 +1108,11 @@ def write_report(cfg, task, runs):
               "consistency": consistency(task, runs), "cost": costs(runs),
               "seeds": cfg.seeds, "data": cfg.data}
     write_json(Path(cfg.out) / "experiment.json", result)
-    text = report_text(result)
-    write_text(Path(cfg.out) / "report.md", text)
     first_alone(lambda: draw_report(result, Path(cfg.out) / "report.png"))
+    text = report_text(result)
+    picture = "\n![EX of each system, and by round](report.png)\n"
+    write_text(Path(cfg.out) / "report.md",
+               text + picture * (Path(cfg.out) / "report.png").exists())
     print(text)
 
 
@@ -1240,15 +1242,16 @@ def draw_report(result, path):
 # Evaluation of one checkpoint
 
 def run_eval(cfg, task):
-    """Answer --split greedily; its owners' score by level, predictions in their format and a JSONL
-    with every verdict, under OUT/eval-SPLIT."""
+    """Answer --split, greedily or by a vote of --samples; its owners' score by level, predictions
+    in their format and a JSONL with every verdict, under OUT/eval-SPLIT."""
     out = Path(cfg.out) / f"eval-{Path(cfg.split).stem}"
     examples = task.data.examples(cfg.split)
     if cfg.limit:
         raise DataError("--stage eval scores a whole split: leave --limit out")
     prompts = [task.sql_prompt(e) for e in examples]
-    samples = task.answer(load_model(cfg, cfg.model), prompts, f"{cfg.model} on {cfg.split}")
-    texts = [" ".join(task.text(s).split()) for s in samples]
+    samples = task.answer(load_model(cfg, cfg.model), prompts, f"{cfg.model} on {cfg.split}",
+                          ask_temperature(cfg), cfg.samples, cfg.seed)
+    texts = elected(task, examples, [" ".join(task.text(s).split()) for s in samples], cfg.samples)
     if task.data.mode(cfg.split) == "bird":
         path = out / "predictions.json"
         write_json(path, {str(i): f"{text}\t----- bird -----\t{e.db_id}"
@@ -1261,6 +1264,21 @@ def run_eval(cfg, task):
         "--score", str(path), "--data", cfg.data, "--split", cfg.split,
         "--jsonl", str(out / "verdicts.jsonl"), "--json", str(out / "scores.json"),
         "--timeout", str(cfg.timeout)]))
+
+
+def ask_temperature(cfg):
+    """Answers that are to vote must differ; a single one is the likeliest."""
+    return 0.7 if cfg.samples > 1 else 0.0
+
+
+def elected(task, examples, texts, n):
+    """Of the n answers to each example the one that wins the vote; n = 1: the answers."""
+    if n == 1:
+        return texts
+    jobs = [(task.data.databases(e.db_id)[0], text)
+            for e, text in zip((e for e in examples for _ in range(n)), texts)]
+    results = divided(task.verifier.run, jobs)
+    return [vote(texts[i:i + n], results[i:i + n])[0] for i in range(0, len(texts), n)]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1281,8 +1299,8 @@ def run_ask(cfg, tokenizer, verifier):
         links = index.link(question)
         part, _ = within_budget(cfg, schema, lambda: rank(schema, question, links))
         prompt = tokenizer.prompt(sql_prompt(part, question, links, FORMS[cfg.schema]))
-        samples = lm.generate(model, [prompt], cfg.max_new, 0.7 if cfg.samples > 1 else 0.0,
-                              cfg.samples, cfg.seed)
+        samples = lm.generate(model, [prompt], cfg.max_new, ask_temperature(cfg), cfg.samples,
+                              cfg.seed)
         texts = [tokenizer.decode(s.ids).strip() for s in samples]
         sql, result, votes = vote(texts, verifier.run([(cfg.db, text) for text in texts]))
         print(sql + (f"   ({votes} of {len(texts)} agree)" if len(texts) > 1 else ""))
