@@ -1499,28 +1499,34 @@ def load_model(cfg, folder, train=False):
     return lm.shard(model, cfg.device) if train and cfg.shard else model
 
 
+def run_stage(cfg):
+    """Do what --stage asks for; the exit code, where None is 0 too."""
+    if cfg.stage == "pretrain":
+        return run_pretrain(cfg)
+    if cfg.stage == "synth":
+        run_synth(cfg.data, cfg.out, cfg.n, cfg.show, cfg.seed, timeout=cfg.timeout)
+        return 0
+    with Verifier(workers=verifiers(), timeout=cfg.timeout) as verifier:
+        tokenizer = lm.Tokenizer(BASE if cfg.model == "random" else cfg.model)
+        if cfg.stage == "ask":
+            return run_ask(cfg, tokenizer, verifier)
+        task = Task(cfg, tokenizer, verifier)
+        if cfg.stage == "eval":
+            return run_eval(cfg, task)
+        if cfg.stage == "experiment":
+            return run_experiment(cfg, task)
+        stage = {"sft": run_sft, "vbift": run_vbift, "selfplay": run_selfplay}[cfg.stage]
+        return report(cfg, task, Run(cfg, task), stage)
+
+
 def main(arguments=None):
     try:
         cfg = parse_config(arguments)
         torch.set_num_threads(cfg.threads)
         join_ranks(cfg.device)
-        if cfg.stage == "pretrain":
-            return run_pretrain(cfg)
-        if cfg.stage == "synth":
-            run_synth(cfg.data, cfg.out, cfg.n, cfg.show, cfg.seed, timeout=cfg.timeout)
-            return 0
-        with Verifier(workers=verifiers(), timeout=cfg.timeout) as verifier:
-            tokenizer = lm.Tokenizer(BASE if cfg.model == "random" else cfg.model)
-            if cfg.stage == "ask":
-                return run_ask(cfg, tokenizer, verifier)
-            task = Task(cfg, tokenizer, verifier)
-            if cfg.stage == "eval":
-                return run_eval(cfg, task)
-            if cfg.stage == "experiment":
-                return run_experiment(cfg, task)
-            stage = {"sft": run_sft, "vbift": run_vbift, "selfplay": run_selfplay}[cfg.stage]
-            report(cfg, task, Run(cfg, task), stage)
-            leave_ranks()
+        code = run_stage(cfg)
+        leave_ranks()
+        return code
     except (DataError, OSError) as error:
         return fail(error)
     except KeyboardInterrupt:
