@@ -147,9 +147,9 @@ class Config:
     vbift_lr: float = option(1e-3, "peak learning rate of these rounds")
     # Self-play (section 3.2)
     plays: int = option(1, "rounds of self-play")
-    lam: float = option(0.5, "lambda of Eq. 3")
+    lam: float = option(2.0, "lambda of Eq. 3")
     selfplay_lr: float = option(3e-4, "peak learning rate of self-play")
-    selfplay_epochs: float = option(2.0, "passes over the self-play pairs")
+    selfplay_epochs: float = option(1.0, "passes over the self-play pairs")
     temperature: float = option(1.0, "of the opponent's samples")
     # Generation and verification
     micro_tokens: int = option(32768 if torch.cuda.is_available() else 1536,
