@@ -1106,7 +1106,8 @@ def write_report(cfg, task, runs):
         rows.append(row)
     result = {"systems": rows, "rounds": by_round(task, runs), "pairs": pairs_by_round(runs),
               "consistency": consistency(task, runs), "cost": costs(runs),
-              "seeds": cfg.seeds, "data": cfg.data}
+              "seeds": cfg.seeds, "data": cfg.data, "minutes": round(
+                  sum(c.seconds for run in runs + direct for c in run.everyone()) / 60, 1)}
     write_json(Path(cfg.out) / "experiment.json", result)
     first_alone(lambda: draw_report(result, Path(cfg.out) / "report.png"))
     text = report_text(result)
