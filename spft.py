@@ -926,9 +926,18 @@ def run_selfplay(cfg, task, run):
     return candidates
 
 
-def selfplay_round(cfg, task, run, name, candidates):
+def players(loss, candidates):
+    """Main and opponent: by Algorithm 1 the best and the weakest candidate.  In SPIN a model plays
+    its own start, and each round goes on from the last, whatever that did to accuracy."""
     main = max(candidates, key=lambda c: c.ex)                            # Algorithm 1
-    opponent = main if cfg.loss == "spin" else min(candidates, key=lambda c: c.ex)
+    if loss == "spin":
+        main = candidates[-1] if candidates[-1].name.startswith("spin") else main
+        return main, main
+    return main, min(candidates, key=lambda c: c.ex)                      # Algorithm 1
+
+
+def selfplay_round(cfg, task, run, name, candidates):
+    main, opponent = players(cfg.loss, candidates)
     banner(name, f"main {main.name} (EX {main.ex:.1f}) plays opponent {opponent.name} "
                  f"({opponent.ex:.1f}); base {cfg.model}")
     print("  candidates: " + ", ".join(f"{c.name} {c.ex:.1f} (from {c.parent})"

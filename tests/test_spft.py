@@ -499,6 +499,12 @@ def test_best_plays_weakest(monkeypatch, loss, opponent):
     assert met == ["strong", opponent]
 
 
+def test_spin_goes_on_from_its_last_self_and_the_others_from_the_best():
+    made = [Candidate("vbift-1", "-", "", 70.0), Candidate("spin-1", "vbift-1", "", 50.0)]
+    assert [c.name for c in spft.players("spin", made)] == ["spin-1", "spin-1"]
+    assert [c.name for c in spft.players("spft", made)] == ["vbift-1", "spin-1"]
+
+
 @pytest.mark.parametrize("loss, reference", [("spft", "weak"), ("spin", "weak"),
                                              ("dpo", "strong")])
 def test_who_answers_and_who_is_the_reference(monkeypatch, loss, reference):
