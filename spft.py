@@ -36,6 +36,7 @@ import json
 import math
 import os
 import random
+import shutil
 import sys
 import time
 import zlib
@@ -1092,10 +1093,20 @@ def run_experiment(cfg, task):
                 ("-direct", "spft", {"rounds": 0})]:
             own = replace(cfg, seed=seed, loss=loss, out=f"{cfg.out}/seed-{seed}{end}", **change)
             run = Run(own, task)
+            if end:                             # what would be trained alike is trained once
+                first_alone(lambda: lend(runs[-1].out, run.out, ("base", "sft")))
             run_selfplay(own, task, run)
             if loss == LOSSES[-1]:
                 runs.append(run)
     write_report(cfg, task, runs)
+
+
+def lend(source, target, names):
+    """Copy candidates from one run directory to another, each whole or not at all."""
+    for name in names:
+        if not (target / name).exists():
+            shutil.copytree(source / name, target / f"{name}.tmp", dirs_exist_ok=True)
+            os.replace(target / f"{name}.tmp", target / name)
 
 
 def write_report(cfg, task, runs):
@@ -1115,8 +1126,9 @@ def write_report(cfg, task, runs):
         rows.append(row)
     result = {"systems": rows, "rounds": by_round(task, runs), "pairs": pairs_by_round(runs),
               "consistency": consistency(task, runs), "cost": costs(runs),
-              "seeds": cfg.seeds, "data": cfg.data, "minutes": round(
-                  sum(c.seconds for run in runs + direct for c in run.everyone()) / 60, 1)}
+              "seeds": cfg.seeds, "data": cfg.data, "minutes": round(sum(
+                  c.seconds for c in [c for run in runs for c in run.everyone()]
+                  + [c for run in direct for c in run.line("selfplay")]) / 60, 1)}
     write_json(Path(cfg.out) / "experiment.json", result)
     first_alone(lambda: draw_report(result, Path(cfg.out) / "report.png"))
     text = report_text(result)
