@@ -11,7 +11,7 @@ Zhang, Duan, Su, Liu, Han: Findings of EMNLP 2025, arXiv 2509.03937.  Where to f
 
     python spft.py --stage selfplay                  the whole method on the embedded demo
     python spft.py --stage selfplay --loss spin      a baseline from the same candidate
-    python spft.py --stage experiment --plays 3      the paper's comparisons, over 5 seeds
+    python spft.py --stage experiment --plays 2      the paper's comparisons, over 5 seeds
     python spft.py --stage synth --data DIR          synthetic SQL for any folder, without a model
     python spft.py --stage eval --model DIR --data DIR --split dev
     python spft.py --stage ask --model DIR --db FILE "how many students are there?"
