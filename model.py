@@ -841,7 +841,7 @@ class TokenLogprobs(torch.autograd.Function):
             p = product(hidden, W.T).sub_(lse[:, None]).exp_()            # (M, block)
             place, here = find(targets, start, len(W))
             p.scatter_(1, place, torch.where(here, -miss[:, None], p.gather(1, place)))
-            product(p, W, d_hidden)
+            d_hidden += product(p, W)                  # a block's small terms meet first
             d_weight[start:start + ctx.block] = product(p.T, down)
             del p                                          # before the next block's is made
         return d_hidden.mul_(-grad[:, None]).to(hidden.dtype), d_weight, None, None
@@ -866,7 +866,7 @@ def other_tokens(hidden, weight, targets, block, want_mean):
         z = z.sub_(high[:, None]).exp_()
         total = total.mul_(shrink).add_(z.sum(1))
         if want_mean:
-            product(z, W, mean.mul_(shrink[:, None]))
+            mean.mul_(shrink[:, None]).add_(product(z, W))
         del z                                              # before the next block's is made
     return own, total.log() + high, mean.div_(total[:, None]) if want_mean else None
 
@@ -885,13 +885,11 @@ def wide(x):
 WIDE_MM = "dtype" in torch.ops.aten.mm.overloads()         # bf16 factors, float32 sums: torch 2.8
 
 
-def product(a, b, into=None):
-    """a @ b, summed and given in float32 or wider; added to `into` in place where that is given.
-    On a GPU, the factors meet in b's precision."""
+def product(a, b):
+    """a @ b, summed and given in float32 or wider; on a GPU, the factors meet in b's precision."""
     if a.is_cuda and b.dtype == torch.bfloat16 and WIDE_MM:
-        found = torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
-        return found if into is None else into.add_(found)
-    return wide(a) @ wide(b) if into is None else into.addmm_(wide(a), wide(b))
+        return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
+    return wide(a) @ wide(b)
 
 
 def token_logprobs(hidden, weight, targets, block=None):
