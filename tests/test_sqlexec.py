@@ -689,9 +689,17 @@ with Verifier(2, timeout=float(sys.argv[2])) as verifier:
 """
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C interrupts, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("stop, timeout, sql", [(signal.SIGINT, 60, ENDLESS),
                                                 (signal.SIGKILL, 0.5, BLOW_UP)])
-def test_no_worker_survives_ctrl_c_or_a_killed_trainer(db, stop, timeout, sql):
+def test_no_worker_survives_ctrl_c_or_a_killed_trainer(db, ctrl_c, stop, timeout, sql):
     trainer = subprocess.Popen([sys.executable, "-c", PROGRAM, db, str(timeout), sql],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     pids = [int(pid) for pid in trainer.stdout.readline().split()]
@@ -702,7 +710,7 @@ def test_no_worker_survives_ctrl_c_or_a_killed_trainer(db, stop, timeout, sql):
     assert all(gone(pid) for pid in pids)
 
 
-def test_verifier_works_on_after_ctrl_c(db):
+def test_verifier_works_on_after_ctrl_c(db, ctrl_c):
     with Verifier(1, timeout=30) as verifier:
         timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
         timer.start()
