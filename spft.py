@@ -149,7 +149,7 @@ class Config:
     # Self-play (section 3.2)
     plays: int = option(1, "rounds of self-play")
     lam: float = option(2.0, "lambda of Eq. 3")
-    selfplay_lr: float = option(3e-4, "peak learning rate of self-play")
+    selfplay_lr: float = option(1e-4, "peak learning rate of self-play")
     selfplay_epochs: float = option(1.0, "passes over the self-play pairs")
     temperature: float = option(1.0, "of the opponent's samples")
     # Generation and verification
