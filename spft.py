@@ -1119,16 +1119,19 @@ def write_report(cfg, task, runs):
         correct[system] = torch.tensor([[float(r["correct"]) for r in one] for one in scored])
         by_seed = [percent(one) for one in scored]
         row = {"system": system, "ex": round(mean(by_seed), 2), "spread": round(spread(by_seed), 2),
-               "by seed": by_seed, "n": len(scored[0]), "control": control}
+               "by seed": [round(ex, 2) for ex in by_seed], "n": len(scored[0]), "control": control}
         if control:
             gain, low, high = paired_gain(correct[system], correct[control])
             row |= {"gain": gain, "low": low, "high": high}
         rows.append(row)
-    result = {"systems": rows, "rounds": by_round(task, runs), "pairs": pairs_by_round(runs),
+    trained = [c for run in runs for c in run.everyone()] + [
+        c for run in direct for c in run.line("selfplay")]
+    settings = ("rounds", "plays", "lam", "selfplay_lr", "selfplay_epochs")
+    result = {"data": os.path.relpath(cfg.data), "seeds": cfg.seeds,
+              "settings": {name: getattr(cfg, name) for name in settings},
+              "systems": rows, "rounds": by_round(task, runs), "pairs": pairs_by_round(runs),
               "consistency": consistency(task, runs), "cost": costs(runs),
-              "seeds": cfg.seeds, "data": cfg.data, "minutes": round(sum(
-                  c.seconds for c in [c for run in runs for c in run.everyone()]
-                  + [c for run in direct for c in run.line("selfplay")]) / 60, 1)}
+              "minutes": round(sum(c.seconds for c in trained) / 60, 1)}
     write_json(Path(cfg.out) / "experiment.json", result)
     first_alone(lambda: draw_report(result, Path(cfg.out) / "report.png"))
     text = report_text(result)
@@ -1254,6 +1257,7 @@ def draw_report(result, path):
     for line in ("selfplay", "spin", "dpo", "continued"):
         values = [start, *(row[2] for row in result["rounds"][line])]
         lines.plot(range(len(values)), values, marker="o", label=line)
+    lines.set_xticks(range(len(values)))
     lines.set_xlabel("round after VBI-FT")
     lines.set_ylabel("test EX, %")
     lines.legend()
@@ -1433,7 +1437,7 @@ def report(cfg, task, run, stage):
                          "split": split, "ex": round(percent(scored), 2), "n": len(scored),
                          "low": round(low, 2), "high": round(high, 2), "seconds": c.seconds})
     write_json(run.out / "results.json", rows)
-    print(f"\n  seed {cfg.seed}, {cfg.data}")
+    print(f"\n  seed {cfg.seed}, {os.path.relpath(cfg.data)}")
     show_table(rows, splits)
     if task.dropped:
         print(f"  of schemas over the budget, prompts left out: {counts(task.dropped)}")
