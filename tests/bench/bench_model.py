@@ -12,8 +12,7 @@
     load       a random checkpoint in the shape of Qwen2.5-1.5B, against from_pretrained
     decode     on a GPU: tokens/s at 1.5B and 7B shapes, and the share of the memory bandwidth
 
-Peers take turns; the best of the rounds counts, because other load can only slow a run down.
-Memory is the highest resident size (on a GPU, allocated size) above that before the call.
+Peers take turns; the median of the rounds counts. Memory is the highest resident size (on a GPU, allocated size) above that before the call.
 transformers is used where it is installed, and only here.
 """
 
@@ -27,6 +26,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -69,14 +69,14 @@ def measured(function):
 
 
 def compare(calls, rounds):
-    """{name: (least seconds, most bytes, last result)} of the calls, which take turns."""
-    found = {}
+    """{name: (median seconds, most bytes, last result)} of the calls, which take turns."""
+    spent, sizes, results = {name: [] for name in calls}, {name: 0 for name in calls}, {}
     for _ in range(LIMITS["rounds"] or rounds):
         for name, call in calls.items():
-            seconds, size, result = measured(call)
-            least, most, _ = found.get(name, (seconds, size, None))
-            found[name] = min(least, seconds), max(most, size), result
-    return found
+            seconds, size, results[name] = measured(call)
+            spent[name].append(seconds)
+            sizes[name] = max(sizes[name], size)
+    return {name: (median(spent[name]), sizes[name], results[name]) for name in calls}
 
 
 def show(rows):
@@ -296,7 +296,7 @@ def load(small):
             for name in LOADERS:
                 if name == "model.py" or PEERS:
                     found.setdefault(name, []).append(load_alone(name, folder))
-    return [{"who": name, "file MB": size / 1e6, "seconds": min(s for s, _ in runs),
+    return [{"who": name, "file MB": size / 1e6, "seconds": median([s for s, _ in runs]),
              "extra MB": max(b for _, b in runs) / 1e6,
              "peak / file": max(b for _, b in runs) / size} for name, runs in found.items()]
 
@@ -364,7 +364,7 @@ def copy_bandwidth():
     """Bytes a second that a 4 GB copy reads and writes."""
     source = torch.empty(2 ** 32, dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
-    seconds = min(measured(lambda: target.copy_(source))[0] for _ in range(5))
+    seconds = median([measured(lambda: target.copy_(source))[0] for _ in range(5)])
     return 2 * source.numel() / seconds
 
 
