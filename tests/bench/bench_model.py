@@ -12,8 +12,9 @@
     load       a random checkpoint in the shape of Qwen2.5-1.5B, against from_pretrained
     decode     on a GPU: tokens/s at 1.5B and 7B shapes, and the share of the memory bandwidth
 
-Peers take turns; the median of the rounds counts. Memory is the highest resident size (on a GPU, allocated size) above that before the call.
-transformers is used where it is installed, and only here.
+Peers take turns; the median of the rounds counts. Memory is the highest resident size (on a GPU,
+allocated size) above that before the call. transformers is used where it is installed, and only
+here.
 """
 
 import argparse
