@@ -842,7 +842,7 @@ class TokenLogprobs(torch.autograd.Function):
             p.scatter_(1, place, torch.where(here, -miss[:, None], p.gather(1, place)))
             p.mul_(-grad[:, None])
             d_hidden += product(p, W)                  # a block's small terms meet first
-            if part.dtype == p.dtype:
+            if part.dtype == p.dtype:                          # no second block beside it
                 torch.mm(p.T, wide(hidden), out=part)
             else:
                 part.copy_(product(p.T, hidden))
