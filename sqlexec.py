@@ -157,8 +157,7 @@ def _declared_table(connection, name, view, notes):
     def prepare(expression):
         connection.execute(f"EXPLAIN SELECT {expression} FROM {_quoted(name)} AS t")
 
-    prepare("*")            # a view may read what is gone, a virtual table's module be missing
-    columns = []
+    columns, without = [], []
     for row in connection.execute(f"PRAGMA table_xinfo({_quoted(name)})").fetchall():
         if row[6] == 1:     # hidden; 2 and 3 are generated columns
             continue
@@ -167,9 +166,11 @@ def _declared_table(connection, name, view, notes):
             columns.append(Column(row[1], spider_type(row[2] or ""), row[5] > 0 and not view))
             prepare(f"t.{_quoted(row[1])} = ''")
         except (sqlite3.Error, UnicodeError) as problem:
-            notes.append(_note("column", f"{name}.{row[1]}", problem))
+            without.append(_note("column", f"{name}.{row[1]}", problem))
     if not columns:
+        prepare("*")        # says why: a view that reads what is gone, a module that is missing
         raise sqlite3.OperationalError("no columns")
+    notes += without
     return Table(name, tuple(columns), view)
 
 

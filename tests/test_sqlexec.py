@@ -867,9 +867,11 @@ def test_read_schema(tmp_path):
 
 
 def database(path, script, patch=()):
-    """A file made by a script that knows the collation "phonebook"; patch: bytes to replace."""
+    """A file made by a program with a collation and a function of its own; patch: bytes to
+    replace."""
     with closing(sqlite3.connect(path)) as connection:
         connection.create_collation("phonebook", lambda a, b: (a > b) - (a < b))
+        connection.create_function("mystery", 1, str, deterministic=True)
         connection.executescript(script)
     for old, new in patch:
         path.write_bytes(path.read_bytes().replace(old, new))
@@ -880,7 +882,8 @@ def test_schema_holds_what_a_query_can_use_and_says_what_else_there_is(tmp_path)
     path = database(tmp_path / "s.sqlite", """
         CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT COLLATE phonebook, cafX TEXT,
             born INT DEFAULT 'cafX', age INT GENERATED ALWAYS AS (2020 - born),
-            label TEXT AS (id || born) STORED, boss INT REFERENCES person);
+            label TEXT AS (id || born) STORED, boss INT REFERENCES person,
+            secret TEXT AS (mystery(id)));
         INSERT INTO person (id, name, born) VALUES (1, 'Ann', 1990);
         CREATE TABLE sqliteversions (a); CREATE TABLE SQLiteStudio (b); CREATE TABLE "cafX" (c);
         CREATE TABLE half (x, y, FOREIGN KEY (x, y) REFERENCES pair (x, no_such));
@@ -902,9 +905,11 @@ def test_schema_holds_what_a_query_can_use_and_says_what_else_there_is(tmp_path)
     assert [table.name for table in schema.tables if table.view] == ["adult"]
     assert not any(column.primary for column in schema.tables[-1].columns)
     assert schema.foreign_keys == (("person", "boss", "person", "id"),) and not schema.composite
+    unknown = next(line for line in schema.left_out if line.startswith("column person.secret: "))
     assert schema.left_out == (
         "column person.name: no such collation sequence: phonebook",
-        "column person.caf?: its name is not UTF-8", "table caf?: its name is not UTF-8",
+        "column person.caf?: its name is not UTF-8",
+        unknown, "table caf?: its name is not UTF-8",
         "table geo: no such module: spatialite", "table vec: no such module: vec0",
         "view old: no such column: height", "view odd: no such function: mystery",
         "view sorted: no such collation sequence: phonebook",
