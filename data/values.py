@@ -117,7 +117,7 @@ def distinct_text(db, table, column, meter):
         for value, in db.execute(sql):
             values.append(value)
             meter.left -= KEEPING
-    except sqlite3.OperationalError as error:
+    except (sqlite3.OperationalError, UnicodeError) as error:
         # Spider's tables.json names some tables that the files lack.
         problem = "" if re.match("no such (table|column)", str(error)) else str(error)
     return [value for value in values if value.isprintable() and value.strip()], problem
@@ -239,13 +239,16 @@ class ValueIndex:
         """{(table, column): values} of the columns that may hold text."""
         places = [(table.name, column.name) for table in self.schema.tables if not table.view
                   for column in table.columns if column.type != "number"]
-        meter, found = Meter(db), {}
-        for number, place in enumerate(places):
-            meter.allow(1 / (len(places) - number))         # what one leaves is for the others
-            found[place], problem = distinct_text(db, *place, meter)
-            if problem:
-                problem = "values read in part" if problem == "interrupted" else problem
-                self.skipped.append(f"column {'.'.join(place)}: {problem}")
+        meter, found, problems = Meter(db), {}, {}
+        for _ in range(2):          # what short columns leave is for those that were cut off
+            for number, place in enumerate(places):
+                meter.allow(1 / (len(places) - number))
+                found[place], problems[place] = distinct_text(db, *place, meter)
+            places = [place for place in places if problems[place] == "interrupted"]
+        self.skipped = [
+            f"column {'.'.join(place)}: "
+            + ("values read in part" if problem == "interrupted" else problem)
+            for place, problem in problems.items() if problem]
         return found
 
 
@@ -328,8 +331,9 @@ class Profiles:
             self._connect()
             self._meter.allow(1 / 20)
             return read()
-        except (OSError, sqlite3.Error) as problem:
-            if not self._connection or not isinstance(problem, sqlite3.OperationalError):
+        except (OSError, sqlite3.Error, UnicodeError) as problem:
+            if not self._connection or not isinstance(problem, (sqlite3.OperationalError,
+                                                                UnicodeError)):
                 raise DataError(f"{self.path}: {problem}") from problem
             if not re.match("no such (table|column)", str(problem)):
                 self.skipped.append(f"column {name}: {problem}")
