@@ -150,6 +150,7 @@ def _declared_schema(connection, db_id):
                 notes.append(_note(kind, name, problem))
     if parts:
         notes.append(_note("tables", ", ".join(parts), "kept by virtual tables"))
+    connection.set_authorizer(None)
     keys = [key for table in tables.values() if not table.view
             for key in _declared_keys(connection, table, tables)]
     return Schema(db_id, tuple(tables.values()), tuple([part for key in keys for part in key]),
@@ -162,7 +163,10 @@ def _declared_table(connection, name, view, notes):
         connection.execute(f"EXPLAIN SELECT {expression} FROM {_quoted(name)} AS t")
 
     columns, without = [], []
-    for row in connection.execute(f"PRAGMA table_xinfo({_quoted(name)})").fetchall():
+    connection.set_authorizer(None)
+    rows = connection.execute(f"PRAGMA table_xinfo({_quoted(name)})").fetchall()
+    connection.set_authorizer(_authorized)      # a view may do what no query may
+    for row in rows:
         if row[6] == 1:     # hidden; 2 and 3 are generated columns
             continue
         try:
@@ -288,6 +292,16 @@ def _unfinished(path):
     return len(start) > 32 and start[:1] != b"\0"
 
 
+def _authorized(action, first, second, *_):
+    """Reading, and functions whose answer repeats: an authorizer for SQLite."""
+    if (action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE)
+            or action == sqlite3.SQLITE_READ and not first.lower().startswith(INNER)
+            or action == sqlite3.SQLITE_FUNCTION and second.lower() in FUNCTIONS
+            or action == sqlite3.SQLITE_PRAGMA and first == "data_version"):    # FTS5 looks at it
+        return sqlite3.SQLITE_OK
+    return sqlite3.SQLITE_DENY
+
+
 QUICK = 0.002   # seconds after which a prediction counts as slow
 
 
@@ -330,18 +344,11 @@ class Connection:
         raw.set_progress_handler(lambda: clock() > self.deadline, 100)
 
     def _authorize(self, action, first, second, database, trigger):
-        if action == sqlite3.SQLITE_SELECT or action == sqlite3.SQLITE_RECURSIVE:
-            return sqlite3.SQLITE_OK
-        if action == sqlite3.SQLITE_READ:
-            if not first.lower().startswith(INNER):
-                return sqlite3.SQLITE_OK
-        elif action == sqlite3.SQLITE_FUNCTION and second.lower() in FUNCTIONS:
-            return sqlite3.SQLITE_OK
-        elif action == sqlite3.SQLITE_PRAGMA and first == "data_version":   # FTS5 looks at it
-            return sqlite3.SQLITE_OK
-        name = ".".join(part for part in (first, second) if part)
-        self.denied = f"not allowed: {name or 'this'} (SQLite action {action})"
-        return sqlite3.SQLITE_DENY
+        answer = _authorized(action, first, second)
+        if answer == sqlite3.SQLITE_DENY:
+            name = ".".join(part for part in (first, second) if part)
+            self.denied = f"not allowed: {name or 'this'} (SQLite action {action})"
+        return answer
 
     def close(self):
         self.raw.close()

@@ -15,7 +15,7 @@ import sqlite3
 import time
 import unicodedata
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
@@ -34,7 +34,7 @@ ROWS = 20_000           # rows that a profile looks at: some tables have million
 SAMPLE = 300            # distinct values that it keeps
 STEPS = 200_000_000     # of SQLite's machine to read one database: some 5 seconds, but counted,
 PACE = 1000             # so often, for the same prompts on a machine that is slow or busy ...
-SECONDS = 10            # ... unless reading takes longer than this: huge texts, a slow disk
+SECONDS = 20            # ... unless reading takes longer than this: huge texts, a slow disk
 KEEPING = 150           # steps that keeping a value takes as long as
 CODE = 4                # capitals up to this length are a code, named in capitals: PER, STAR
 
@@ -88,20 +88,26 @@ def usable(entries, mention):
 
 
 class Meter:
-    """Interrupts a connection's queries where they take more than STEPS steps or SECONDS in all,
-    or more than one of them was allowed."""
+    """Interrupts a connection's queries where they take more than STEPS or SECONDS in all."""
 
     def __init__(self, db):
-        self.left, self.least, self.end = STEPS, 0, time.monotonic() + SECONDS
+        self.steps, self.seconds, self.least, self.end = STEPS, SECONDS, 0, 0.0
         db.set_progress_handler(self._tick, PACE)
 
-    def allow(self, share):
-        """From now on, so much of what is left, which is at most 1."""
-        self.least = max(0, int(self.left * (1 - share)))
+    @contextmanager
+    def share(self, part):
+        """Inside, queries may take so much of what is left; 1 is all of it."""
+        start = time.monotonic()
+        self.least = max(0, self.steps - int(self.steps * part))
+        self.end = start + self.seconds * part
+        try:
+            yield
+        finally:
+            self.seconds -= time.monotonic() - start
 
     def _tick(self):
-        self.left -= PACE
-        return self.left < self.least or time.monotonic() > self.end
+        self.steps -= PACE
+        return self.steps < self.least or time.monotonic() > self.end
 
 
 def distinct_text(db, table, column, meter):
@@ -116,7 +122,7 @@ def distinct_text(db, table, column, meter):
     try:
         for value, in db.execute(sql):
             values.append(value)
-            meter.left -= KEEPING
+            meter.steps -= KEEPING
     except (sqlite3.OperationalError, UnicodeError) as error:
         # Spider's tables.json names some tables that the files lack.
         problem = "" if re.match("no such (table|column)", str(error)) else str(error)
@@ -242,8 +248,8 @@ class ValueIndex:
         meter, found, problems = Meter(db), {}, {}
         for _ in range(2):          # what short columns leave is for those that were cut off
             for number, place in enumerate(places):
-                meter.allow(1 / (len(places) - number))
-                found[place], problems[place] = distinct_text(db, *place, meter)
+                with meter.share(1 / (len(places) - number)):
+                    found[place], problems[place] = distinct_text(db, *place, meter)
             places = [place for place in places if problems[place] == "interrupted"]
         self.skipped = [
             f"column {'.'.join(place)}: "
@@ -329,8 +335,8 @@ class Profiles:
         not have, a view may take for ever, a column may need a collation of another program."""
         try:
             self._connect()
-            self._meter.allow(1 / 20)
-            return read()
+            with self._meter.share(1 / 20):
+                return read()
         except (OSError, sqlite3.Error, UnicodeError) as problem:
             if not self._connection or not isinstance(problem, (sqlite3.OperationalError,
                                                                 UnicodeError)):

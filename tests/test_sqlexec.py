@@ -899,6 +899,7 @@ def test_schema_holds_what_a_query_can_use_and_says_what_else_there_is(tmp_path)
         CREATE VIEW adult AS SELECT id, age FROM person;
         CREATE VIEW old AS SELECT height FROM person; CREATE VIEW odd AS SELECT mystery(1);
         CREATE VIEW sorted AS SELECT * FROM person ORDER BY name;
+        CREATE VIEW dice AS SELECT random() AS eyes; CREATE VIEW own AS SELECT * FROM sqlite_master;
         PRAGMA writable_schema = ON;
         INSERT INTO sqlite_master VALUES
             ('table', 'geo', 'geo', 0, 'CREATE VIRTUAL TABLE geo USING spatialite(a)'),
@@ -921,6 +922,8 @@ def test_schema_holds_what_a_query_can_use_and_says_what_else_there_is(tmp_path)
         "table geo: no such module: spatialite", "table vec: no such module: vec0",
         "view old: no such column: height", "view odd: no such function: mystery",
         "view sorted: no such collation sequence: phonebook",
+        "view dice: not authorized to use function: random",
+        "view own: access to sqlite_master.type is prohibited",
         "tables vec_chunks, vec_vector_chunks00: kept by virtual tables")
     for table, columns in names.items():
         listed = ", ".join(f'"{column}"' for column in columns)

@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import sqlite3
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -696,6 +697,12 @@ def test_a_view_that_takes_for_ever_is_left_alone(tmp_path, monkeypatch):
     profiles = Profiles(path)
     assert profiles.of("v", "a").filled == 0 and profiles.of("t", "a").filled == 100
     assert profiles.skipped == ["column v.a: interrupted"]
+    monkeypatch.setattr(values, "SECONDS", 0.2)
+    monkeypatch.setattr(values, "PACE", 1)
+    profiles = Profiles(path)
+    assert profiles.of("t", "a").filled == 100
+    time.sleep(0.3)                                      # time outside queries does not count
+    assert profiles.identify([("t", "a")]) is False and profiles.skipped == []
 
 
 # ---------------------------------------------------------------------------------------------
