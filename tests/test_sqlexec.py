@@ -304,6 +304,8 @@ HOSTILE = {
     "order by random": ("SELECT a FROM t ORDER BY RANDOM() LIMIT 1", "refused"),
     "randomblob": ("SELECT length(randomblob(900000000))", "refused"),
     "version": ("SELECT sqlite_version()", "refused"),
+    "source": ("SELECT sqlite_source_id(), sqlite_compileoption_used('x')", "refused"),
+    "subtype": ("SELECT subtype(json('1'))", "refused"),
     "changes": ("SELECT changes(), total_changes(), last_insert_rowid()", "refused"),
     # too long, too wide or too deep
     "5,000 parentheses": ("SELECT " + "(" * 5000 + "1" + ")" * 5000, CUT),
