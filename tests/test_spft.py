@@ -876,7 +876,8 @@ BAD_DATABASE = {
     "corrupt": (lambda path: path.write_bytes(path.read_bytes()[:100] + b"\xff" * 5000),
                 "zoo.sqlite"),
     "encrypted": (lambda path: path.write_bytes(os.urandom(8192)), "not a database"),
-    "unfinished": (lambda path: path.with_name("zoo.sqlite-wal").write_bytes(b"x"), "unfinished"),
+    "unfinished": (lambda path: path.with_name("zoo.sqlite-wal").write_bytes(b"x" * 33),
+                   "unfinished"),
 }
 
 
