@@ -728,7 +728,7 @@ def synthesize(pool, databases, n, rng, run, exclude=(), progress=None, vary=0.3
     """n synthetic queries, executed and sensible (section 3.1.1).
 
     databases: [(schema, db_path)]. run: a list of (db_path, sql) -> a list of sqlexec.Result.
-    exclude: normalised SQL that may not come out (train, dev and test queries).
+    exclude: normalised SQL that may not come out (training and validation queries).
     vary: the share of attempts whose aggregates, comparisons and sort directions are drawn anew.
     Returns ([Synthetic], Counter of rejected attempts by reason); fewer than n where the
     databases give no more. progress(kept, attempts) is called after each batch.
@@ -794,7 +794,7 @@ class _Synthesis:
     def fresh(self, draft):
         """The draft, unless its query is known. A filled template is normalised as it stands."""
         if draft.sql in self.exclude:
-            return "in train, dev or test"
+            return "in train or val"
         if (draft.db, draft.sql) in self.seen:
             return "made before"
         self.seen.add((draft.db, draft.sql))
