@@ -17,6 +17,7 @@ import json
 import os
 import sqlite3
 import zlib
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Example:
     query: str              # the gold SQL
     evidence: str = ""      # BIRD's hint
     difficulty: str = ""    # BIRD's: simple, moderate or challenging
+    target: str = ""        # the SQL that training teaches; empty: the gold itself
 
 
 class Data:
@@ -54,29 +56,62 @@ class Data:
         if not self.roots and not self.own:
             raise DataError(f"{folder}: none of the folders {', '.join(DATABASE_FOLDERS)} in it, "
                             "and no .sqlite file")
-        self._databases, self._schemas, self._tables = {}, {}, None
+        self._splits, self._databases, self._schemas, self._tables = {}, {}, {}, None
 
     # Examples
 
     def has(self, split):
-        return bool(self._files(split))
+        return bool(self._files(split)) and bool(self._load(split)[0])
+
+    def usable(self, split):
+        """(Examples of a split whose database can be read, Counter of why others were left out).
+
+        split: a name (train, dev, ...) or a .json file's path. A person's own databases need no
+        such file.
+        """
+        found, reasons = [], Counter()
+        for _, example in self._load(split)[0]:
+            reason = self._problem(example.db_id)[0]
+            if reason:
+                reasons[reason] += 1
+            else:
+                found.append(example)
+        return found, reasons
 
     def examples(self, split):
-        """List of Example of a split's name (train, dev, ...) or of a .json file's path."""
-        files = self._files(split)
-        if not files:
-            raise DataError(f"{self.folder}: no {split}.json for the split {split!r}")
-        return [self._example(record, f"{path}: example {index}")
-                for path in files for index, record in enumerate(_read_list(path))]
-
-    def labelled(self, split):
-        """examples(split), or none where a person's own databases have no such file."""
-        return [] if self.own and not self.has(split) else self.examples(split)
+        """List of all Examples of a split; DataError where one's database cannot be read."""
+        for place, example in self._load(split)[0]:
+            reason, problem = self._problem(example.db_id)
+            if reason:
+                raise DataError(f"{place}: {problem}")
+        return [example for _, example in self._load(split)[0]]
 
     def mode(self, split):
         """Whose rules score the split: "bird" where its records have a key "SQL", else "spider"."""
-        records = [record for path in self._files(split) for record in _read_list(path)[:1]]
-        return "bird" if any("SQL" in record for record in records) else "spider"
+        return self._load(split)[1] if self._files(split) else "spider"
+
+    def _load(self, split):
+        """([(place, Example)], mode) of a split."""
+        if split not in self._splits:
+            files = self._files(split)
+            if not files and not self.own:
+                raise DataError(f"{self.folder}: no {split}.json for the split {split!r}")
+            records = [(f"{path}: example {index}", record) for path in files
+                       for index, record in enumerate(_read_list(path))]
+            examples = [(place, self._example(record, place)) for place, record in records]
+            mode = "bird" if any("SQL" in record for _, record in records) else "spider"
+            self._splits[split] = examples, mode
+        return self._splits[split]
+
+    def _problem(self, db_id):
+        """(reason, text) of why a database cannot be used; empty where it can."""
+        if db_id not in self.own and self._database_folder(db_id) is None:
+            return "no such database", f"no database {db_id!r} in {self.folder}"
+        try:
+            self.databases(db_id)
+        except DataError as problem:
+            return "unreadable database", str(problem)
+        return "", ""
 
     def _files(self, split):
         if self.folder.is_file():                   # a database alone
@@ -99,12 +134,8 @@ class Data:
                 raise DataError(f"{place}: {keys[-1]!r} is not a string")
             return value
 
-        example = Example(text("db_id"), text("SpiderSynQuestion", "question"),
-                          text("SQL", "query"), text("evidence", default=""),
-                          text("difficulty", default=""))
-        if example.db_id not in self.own and self._database_folder(example.db_id) is None:
-            raise DataError(f"{place}: no database {example.db_id!r} in {self.folder}")
-        return example
+        return Example(text("db_id"), text("SpiderSynQuestion", "question"), text("SQL", "query"),
+                       text("evidence", default=""), text("difficulty", default=""))
 
     # Databases
 
@@ -143,9 +174,11 @@ class Data:
     def digest(self, split):
         """16 hex digits over the split's examples and the content of their databases; of all
         databases where they are a person's own."""
-        examples = self.labelled(split)
-        total = hashlib.sha256(json.dumps([asdict(e) for e in examples]).encode())
-        for db_id in sorted(self.own) or sorted({example.db_id for example in examples}):
+        examples = [asdict(example) for _, example in self._load(split)[0]]
+        for record in examples:
+            del record["target"]                    # that is training's, not the data's
+        total = hashlib.sha256(json.dumps(examples).encode())
+        for db_id in sorted(self.own) or sorted({e.db_id for e in self.usable(split)[0]}):
             for path in self.databases(db_id):
                 text = path.with_suffix(".sql")     # bytes of a built file vary with SQLite
                 total.update(f"{db_id}/{path.name}".encode())

@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from data.answers import one_line
 from data.benchmark import Data
 from sqlexec import MODES, DataError, Verifier, order_matters, same_result
 
@@ -72,6 +73,19 @@ def _bird_pairs(path, text, count):
         if not isinstance(records[key], str) or records[key].count(BIRD_MARK) != 1:
             raise DataError(f"{path}: prediction {key} is not SQL, {BIRD_MARK!r}, database")
     return [records[key].split(BIRD_MARK) for key in wanted]
+
+
+def write_predictions(folder, examples, predictions, mode):
+    """The path of the file written: predictions.json for BIRD, else predictions.sql."""
+    if mode == "bird":
+        path = Path(folder) / "predictions.json"
+        text = json.dumps({str(index): sql + BIRD_MARK + example.db_id for index, (example, sql)
+                           in enumerate(zip(examples, predictions))}, indent=1) + "\n"
+    else:
+        path = Path(folder) / "predictions.sql"
+        text = "".join(one_line(sql) + "\n" for sql in predictions)
+    _write(path, text)
+    return path
 
 
 # ---------------------------------------------------------------------------------------------
@@ -192,7 +206,8 @@ def selfcheck(options):
                         print(f"{split}: {job[0]}: {note}: {job[1]}")
             broken += counts["fails"] + counts["differs from itself"]
             notes = ", ".join(f"{count} {note}" for note, count in counts.items()) or "all well"
-            print(f"{split}: {len(examples)} golds: {notes}. {_stamp(data, split)}")
+            print(f"{split}: {len(examples)} golds: {notes}. "
+                  f"SQLite {sqlite3.sqlite_version}, {split} digest {data.digest(split)}")
     return 1 if broken else 0
 
 
@@ -209,39 +224,69 @@ def _gold_note(gold, first, second, mode, slow=1.0):
     return f"slow: {seconds:.1f} s" if seconds > slow else ""
 
 
+def score_predictions(data, split, examples, predictions, verifier, mode=None):
+    """(summary, list of Verdict) of predictions: SQL, one for each of the split's examples.
+
+    mode: whose rules; by default those of the split's layout.
+    """
+    mode = mode or data.mode(split)
+    databases = [data.databases(example.db_id) for example in examples]
+    verdicts = verifier.verdicts([(paths, example.query, pred) for paths, example, pred
+                                  in zip(databases, examples, predictions, strict=True)], mode)
+    summary = {"data": str(data.folder), "split": str(split), "rules": mode,
+               **summarise([len(paths) for paths in databases], list(map(level, examples)),
+                           verdicts),
+               "sqlite": sqlite3.sqlite_version, "digest": data.digest(split)}
+    return summary, verdicts
+
+
+def level(example):
+    return example.difficulty or hardness(example.query)
+
+
+def write_scores(path, summary):
+    _write(path, json.dumps(summary, indent=1) + "\n")
+
+
+def write_verdicts(path, examples, predictions, verdicts):
+    """JSONL, a line for each example with its gold, its prediction and the verdict."""
+    _write(path, "".join(
+        json.dumps({"index": index, "db_id": example.db_id, "level": level(example),
+                    "question": example.question, "gold": example.query, "pred": pred,
+                    **verdict._asdict()}) + "\n"
+        for index, (example, pred, verdict) in enumerate(zip(examples, predictions, verdicts))))
+
+
+def _write(path, text):
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as problem:
+        raise DataError(f"{path}: {problem}") from problem
+
+
 def score(options):
     """Scores a prediction file in an official format and prints the accuracy by level."""
     data = Data(options.data)
     split = options.split or ("dev" if data.has("dev") else "test")
-    examples, mode = data.examples(split), options.mode or data.mode(split)
+    examples = data.examples(split)
     predictions = read_predictions(options.score, examples, data.mode(split))
-    pairs = [(data.databases(example.db_id), example.query, pred)
-             for example, pred in zip(examples, predictions)]
     with Verifier(options.workers, options.timeout) as verifier:
-        verdicts = verifier.verdicts(pairs, mode)
-    levels = [example.difficulty or hardness(example.query) for example in examples]
-    summary = {"data": str(data.folder), "split": split, "rules": mode,
-               **summarise([len(paths) for paths, _, _ in pairs], levels, verdicts),
-               "sqlite": sqlite3.sqlite_version, "digest": data.digest(split)}
-    _print_scores(summary)
-    print(f"by the rules of {mode}; {_stamp(data, split)}")
+        summary, verdicts = score_predictions(data, split, examples, predictions, verifier,
+                                              options.mode)
+    print_scores(summary)
     if options.ves:
-        summary["VES"] = _print_efficiency(pairs, verdicts, options)
+        summary["VES"] = _print_efficiency(data, examples, predictions, verdicts, options)
     if options.json:
-        Path(options.json).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        write_scores(options.json, summary)
     if options.jsonl:
-        with open(options.jsonl, "w", encoding="utf-8") as file:
-            for index, row in enumerate(zip(examples, levels, predictions, verdicts)):
-                example, level, pred, verdict = row
-                file.write(json.dumps({"index": index, "db_id": example.db_id, "level": level,
-                                       "question": example.question, "gold": example.query,
-                                       "pred": pred, **verdict._asdict()}) + "\n")
+        write_verdicts(options.jsonl, examples, predictions, verdicts)
     return 0
 
 
-def _print_efficiency(pairs, verdicts, options):
-    correct = [(paths[0], gold, pred) if verdict.correct else None
-               for (paths, gold, pred), verdict in zip(pairs, verdicts)
+def _print_efficiency(data, examples, predictions, verdicts, options):
+    correct = [(data.databases(example.db_id)[0], example.query, pred) if verdict.correct else None
+               for example, pred, verdict in zip(examples, predictions, verdicts)
                if verdict.status != "bad_gold"]
     with Verifier(1, options.timeout) as verifier:      # nothing else may run beside it
         scores = efficiency(verifier, correct, options.ves)
@@ -273,7 +318,8 @@ def summarise(databases, levels, verdicts):
 STATUSES = ("ok", "error", "timeout", "too_big", "refused")
 
 
-def _print_scores(summary):
+def print_scores(summary):
+    """The table by level, and what the scores depend on."""
     metric = summary["metric"]
     print(f"{'level':12}{'scored':>8}{'correct':>9}{metric:>8}")
     for level, row in summary["levels"].items():
@@ -284,11 +330,9 @@ def _print_scores(summary):
     if summary["left_out"]:
         print(f"left out, because the gold fails: {summary['left_out']} (--selfcheck lists them)")
     fewest, most = summary["databases"]
-    print(f"{metric} over {fewest} to {most} databases an example, ", end="")
-
-
-def _stamp(data, split):
-    return f"SQLite {sqlite3.sqlite_version}, {split} digest {data.digest(split)}"
+    print(f"{metric} over {fewest} to {most} databases an example, by the rules of "
+          f"{summary['rules']}; SQLite {summary['sqlite']}, {summary['split']} digest "
+          f"{summary['digest']}")
 
 
 def main(arguments=None):

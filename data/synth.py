@@ -33,14 +33,15 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
     if n < 1:
         raise DataError(f"--n {n}: ask for one query or more")
     data, rng = Data(folder), random.Random(f"{seed}/synth")
-    examples = {name: data.labelled(name) for name in SPLITS if data.has(name) or name == "train"}
+    examples = {name: data.usable(name)[0] for name in SPLITS
+                if data.has(name) or name == "train"}
     sources = template_sources(data, examples["train"])
     pool = TemplatePool(sources)
     if not len(pool):
         raise DataError(f"{folder}: no template in {len(sources)} training queries: "
                         f"{_counted(pool.skipped)}")
     ids = data.db_ids() if data.own else sorted(
-        {example.db_id for example in examples.get(split) or data.examples(split)})
+        {example.db_id for example in examples.get(split) or data.usable(split)[0]})
     databases = [(data.schema(db_id), data.databases(db_id)[0]) for db_id in ids]
     known = {normalise(e.query, data.schema(e.db_id)) for some in examples.values() for e in some}
     with Verifier(workers, timeout, retry=False) as verifier:
