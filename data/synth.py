@@ -15,12 +15,10 @@ import sqlite3
 from collections import Counter
 from pathlib import Path
 
-from data.benchmark import Data
+from data.benchmark import SPLITS, Data
 from data.sqltree import Query, Select, SQLError, normalise, parse, resolve, walk
 from data.templates import LEVELS, TemplatePool, extract, synthesize
 from sqlexec import DataError, Verifier
-
-SPLITS = ("train", "val", "dev", "test")
 
 
 def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, workers=2):
@@ -43,7 +41,7 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
     ids = data.db_ids() if data.own else sorted(
         {example.db_id for example in examples.get(split) or data.usable(split)[0]})
     databases = [(data.schema(db_id), data.databases(db_id)[0]) for db_id in ids]
-    known = {normalise(e.query, data.schema(e.db_id)) for some in examples.values() for e in some}
+    known = normal_forms(data, examples["train"] + examples.get("val", []))
     with Verifier(workers, timeout, retry=False) as verifier:
         made, rejects = synthesize(pool, databases, n, rng, verifier.run, known)
     counts = {"data": str(folder), "digest": data.digest("train"), "split": split, "seed": seed,
@@ -64,6 +62,17 @@ def template_sources(data, examples):
     demo = Data(Path(__file__).parent / "demo") if data.own else None
     return ([(e.query, data.schema(e.db_id)) for e in examples]
             + [(e.query, demo.schema(e.db_id)) for e in (demo.examples("train") if demo else [])])
+
+
+def normal_forms(data, examples):
+    """The set of the examples' queries in normal form; without those that cannot be read."""
+    found = set()
+    for e in examples:
+        try:
+            found.add(normalise(e.query, data.schema(e.db_id)))
+        except SQLError:
+            continue
+    return found
 
 
 def _coverage(pool, made, data, examples):
