@@ -44,9 +44,13 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
     known = normal_forms(data, examples["train"] + examples.get("val", []))
     with Verifier(workers, timeout, retry=False) as verifier:
         made, rejects = synthesize(pool, databases, n, rng, verifier.run, known)
+    ours = {normalise(item.sql, data.schema(item.db_id)) for item in made}
     counts = {"data": str(folder), "digest": data.digest("train"), "split": split, "seed": seed,
               "sqlite": sqlite3.sqlite_version, "asked": n, "made": len(made),
               "attempts": len(made) + rejects.total(), "databases": len(databases),
+              "unusable": dict(data.usable("train")[1]),
+              "overlap": {name: len(ours & normal_forms(data, examples[name]))
+                          for name in examples if name in ("dev", "test")},
               "rejected": dict(rejects.most_common()), **_coverage(pool, made, data, examples),
               "constructs": compare(sources,
                                     [(item.sql, data.schema(item.db_id)) for item in made])}
@@ -161,6 +165,10 @@ def _print(sample, counts):
           f"databases of {counts['split']}, in {counts['attempts']} attempts")
     if counts["made"] < counts["asked"]:
         print("the templates and databases give no more")
+    if counts["unusable"]:
+        print(f"training examples left out: {_counted(counts['unusable'])}")
+    for name, number in counts["overlap"].items():
+        print(f"{number} of them are queries of {name}, by chance")
     _table("rejected attempts", counts["rejected"].items())
     print(f"\n{counts['templates']} templates; left out: {_counted(counts['skipped'])}")
     print(f"{counts['reached']} of them were reached; they hold "

@@ -21,7 +21,10 @@ from data.benchmark import Data, Example  # noqa: E402
 from data.schema_text import compact  # noqa: E402
 from data.sqltree import house  # noqa: E402
 from data.values import ValueIndex  # noqa: E402
-from data.scoring import BIRD_MARK, efficiency, hardness, main, read_predictions  # noqa: E402
+from data.scoring import (  # noqa: E402
+    BIRD_MARK, efficiency, hardness, main, print_scores, read_predictions, score_predictions,
+    write_predictions, write_scores, write_verdicts)
+from data.synth import run_synth  # noqa: E402
 from sqlexec import (  # noqa: E402
     Column, DataError, Schema, Table, Verifier, read_schema, run_sql)
 
@@ -277,7 +280,242 @@ def test_wrong_folders(tmp_path, spider):
         Data(spider).databases("dogs")
 
 
+@pytest.mark.parametrize("record, example", [
+    ({"evidence": None, "difficulty": None}, {}),
+    ({"SQL": None}, {}), ({"SQL": GOLDS[1]}, {"query": GOLDS[1]}),
+    ({"query": None, "sql": GOLDS[1]}, {"query": GOLDS[1]}),
+    ({"sql": {"select": []}}, {}), ({"sql": GOLDS[1]}, {}), ({"query": ""}, {"query": ""}),
+    ({"db_id": " Pets\n"}, {}), ({"question": ""}, {"question": ""}),
+    ({"question_id": 7, "extra": [None]}, {})])
+def test_odd_examples_are_read(spider, record, example):
+    odd = {"db_id": "pets", "question": "q", "query": GOLDS[0], **record}
+    write(spider / "dev.json", [odd, odd])
+    wanted = {"db_id": "pets", "question": "q", "query": GOLDS[0], **example}
+    assert Data(spider).usable("dev") == ([Example(**wanted)] * 2, Counter())
+
+
+@pytest.mark.parametrize("record, message", [
+    ({"question": 5}, "'question' is not a string"), ({"question": None}, "'question' is missing"),
+    ({"query": None}, "'query' is missing"), ({"query": None, "sql": {}}, "'query' is missing"),
+    ({"db_id": 3}, "'db_id' is not a string"), ({"evidence": 5}, "'evidence' is not a string")])
+def test_malformed_examples_stop_all_who_ask(spider, record, message):
+    write(spider / "dev.json", records()[:1] + [{**records()[0], **record}])
+    for ask in (Data(spider).usable, Data(spider).examples, Data(spider).has, Data(spider).mode):
+        with pytest.raises(DataError, match=f"dev.json: example 1: .*{message}"):
+            ask("dev")
+
+
+def test_two_databases_that_differ_in_case_are_told_apart(spider):
+    add_database(spider / "database" / "Pets" / "Pets.sqlite")
+    write(spider / "dev.json", [{"db_id": name, "question": "q", "query": "x"}
+                                for name in ("pets", "Pets", "PETS")])
+    examples, reasons = Data(spider).usable("dev")
+    assert [e.db_id for e in examples] == ["pets", "Pets"] and reasons == {"no such database": 1}
+
+
+@pytest.fixture
+def partly(spider):
+    """A split of which one database is missing, one is broken and one was never filled."""
+    write(spider / "database" / "bad" / "bad.sqlite", "no database " * 100)
+    write(spider / "database" / "void" / "void.sqlite", "")
+    odd = [{"db_id": name, "question": "q", "query": "SELECT 1"}
+           for name in ("dogs", "bad", "void", "../pets")]
+    write(spider / "dev.json", odd[:2] + records() + odd[2:])
+    return spider
+
+
+def test_examples_without_a_database_are_left_out_and_counted(partly):
+    data = Data(partly)
+    examples, reasons = data.usable("dev")
+    assert [e.query for e in examples] == GOLDS
+    assert reasons == {"no such database": 2, "unreadable database": 2}
+    assert [reason for reason, _ in data.problems("dev")] == [
+        "no such database", "unreadable database", "unreadable database", "no such database"]
+    with pytest.raises(DataError, match="dev.json: example 0: no database 'dogs'"):
+        data.examples("dev")
+    assert len(data.digest("dev")) == 16 and data.mode("dev") == "spider"
+
+
+def test_selfcheck_goes_on_past_examples_without_a_database(partly, capsys):
+    assert main(["--selfcheck", str(partly)]) == 1
+    output = capsys.readouterr().out
+    assert "dev: 7 golds: 2 no such database, 2 unreadable database. SQLite" in output
+    assert "example 0: no database 'dogs'" in output and "bad.sqlite: file is not a" in output
+
+
+def test_target_is_no_part_of_the_data(tmp_path):
+    write(tmp_path / "database" / "pets" / "pets.sql", SCRIPT)
+    write(tmp_path / "dev.json", records())
+    assert Example("pets", "q", "x").target == ""
+    assert Data(tmp_path).digest("dev") == "29c12e64fc27f74c"      # what runs have written down
+
+
+@pytest.mark.parametrize("place", ["", "database/pets"])
+def test_empty_splits_and_splits_that_are_not_there(tmp_path, capsys, place):
+    add_database(tmp_path / place / "pets.sqlite")
+    write(tmp_path / "val.json", [])
+    data = Data(tmp_path)
+    assert not data.has("val") and not data.has("train")
+    assert data.usable("val") == ([], Counter()) and data.examples("val") == []
+    assert data.mode("val") == "spider" == data.mode("train")
+    if not place:
+        assert data.usable("train") == ([], Counter()) and data.examples("train") == []
+    for arguments in (["--selfcheck", str(tmp_path)],
+                      ["--score", "x", "--data", str(tmp_path), "--split", "val"]):
+        assert main(arguments) == 2
+        assert "no examples in" in capsys.readouterr().err
+
+
+def test_examples_one_a_line(tmp_path, capsys):
+    add_database(tmp_path / "pets.sqlite")
+    lines = [json.dumps(record) for record in records()]
+    write(tmp_path / "dev.jsonl", "\ufeff" + lines[0] + "\r\n\n" + lines[1] + "\n" + lines[2])
+    assert [e.query for e in Data(tmp_path).examples("dev")] == GOLDS
+    assert main(["--selfcheck", str(tmp_path)]) == 0
+    assert "dev: 3 golds: all well" in capsys.readouterr().out
+    write(tmp_path / "dev.jsonl", lines[0] + "\n{\n")
+    with pytest.raises(DataError, match="dev.jsonl: .*line [23]"):
+        Data(tmp_path).examples("dev")
+
+
+def test_byte_order_marks_are_no_part_of_a_file(schools):
+    plain = Data(schools)
+    wanted = plain.examples("dev"), plain.schema("schools"), plain.digest("dev")
+    for name in ("dev.json", "dev_tables.json"):
+        path = schools / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    data = Data(schools)
+    assert (data.examples("dev"), data.schema("schools"), data.digest("dev")) == wanted
+
+
+@pytest.mark.parametrize("name", ["dev.json", "dev_tables.json", "text.sql",
+                                  "dev_databases/schools/database_description/school info.csv"])
+def test_utf16_is_named(schools, name):
+    text = schools / "dev_databases" / "text" / "text.sql"
+    write(text, SCRIPT)
+    path = text if name == "text.sql" else schools / name
+    path.write_bytes(path.read_bytes().decode("utf-8", "replace").encode("utf-16"))
+    with pytest.raises(DataError, match=f"{path.name}: it is in UTF-16, not UTF-8"):
+        data = Data(schools)
+        data.examples("dev"), data.schema("schools"), data.databases("text")
+
+
 # Databases
+
+LITTER = {"._pets.sqlite": b"\0\5\x16\7\0\2\0\0Mac OS X", ".DS_Store": b"\0\0\0\1Bud1",
+          "Thumbs.db": b"\xd0\xcf\x11\xe0", ".hidden.db": b"x", "new.sqlite": b"",
+          "desktop.ini": b"x", "pets.sqlite-shm": b"x", "pets.db.txt": b"x"}
+
+
+@pytest.mark.parametrize("place", ["", "database/pets", "dev_databases/pets"])
+def test_what_systems_leave_in_folders_is_passed_over(tmp_path, place):
+    folder = tmp_path / place
+    add_database(folder / "pets.sqlite")
+    for name, content in LITTER.items():
+        (folder / name).write_bytes(content)
+    (folder / "copy.sqlite").mkdir()
+    (folder / "link.sqlite").symlink_to("nowhere")
+    for root in filter(Path.is_dir, (folder, folder.parent, tmp_path)):
+        write(root / "__MACOSX" / "pets" / "._pets.sqlite", "x")
+    described = folder / "database_description"
+    write(described / "pet.csv", "original_column_name,column_description\nage,in years\n")
+    described.joinpath("._pet.csv").write_bytes(b"\xff\xfe\0\5\x16\7")
+    data = Data(tmp_path)
+    assert data.db_ids() == ["pets"] and data.databases("pets") == [folder / "pets.sqlite"]
+    assert data.schema("pets").tables[0].columns[2].comment == ("in years" if place else "")
+
+
+@pytest.mark.parametrize("ending", ["db3", "SQLITE", "sqlite3", "DB", "s3db", "sl3", "Sqlite"])
+@pytest.mark.parametrize("place", ["", "database/pets"])
+def test_endings_of_databases(tmp_path, place, ending):
+    add_database(tmp_path / place / f"pets.{ending}")
+    data = Data(tmp_path)
+    assert data.db_ids() == ["pets"]
+    assert data.databases("pets") == [tmp_path / place / f"pets.{ending}"]
+
+
+def test_published_suite_is_its_sqlite_files_alone(spider):
+    add_database(spider / "database" / "pets" / "other.db")
+    assert [path.name for path in Data(spider).databases("pets")] == ["pets.sqlite"]
+
+
+def test_text_beside_a_database_of_another_name_builds_nothing(tmp_path):
+    add_database(tmp_path / "database" / "pets" / "mine.db")
+    write(tmp_path / "database" / "pets" / "pets.sql", "CREATE TABLE other (x);")
+    assert [path.name for path in Data(tmp_path).databases("pets")] == ["mine.db"]
+    assert len(os.listdir(tmp_path / "database" / "pets")) == 2
+
+
+@pytest.mark.parametrize("script", [
+    "ATTACH '{out}' AS o; CREATE TABLE o.t (a);", "ATTACH '{out}' || '' AS o;",
+    "VACUUM INTO '{out}';", "VACUUM main INTO '{out}' || '';", "DETACH main;",
+    "SELECT load_extension('{out}');", "SELECT writefile('{out}', 'x');",
+    "CREATE TABLE t (a); CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT writefile('{out}', 1); "
+    "END; INSERT INTO t VALUES (1);", ".output {out}\n.dump\n", "CREATE TABLE t (a);\n.read {out}"])
+def test_script_of_a_database_reaches_nothing_outside(tmp_path, script):
+    text = write(tmp_path / "database" / "pets" / "pets.sql",
+                 SCRIPT + script.replace("{out}", str(tmp_path / "out")))
+    with pytest.raises(DataError, match="pets.sql: cannot build pets.sqlite: ") as problem:
+        Data(tmp_path).databases("pets")
+    assert "\n" not in str(problem.value)
+    assert os.listdir(text.parent) == ["pets.sql"] and os.listdir(tmp_path) == ["database"]
+
+
+def test_script_that_never_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "BUILD_SECONDS", 0.2)
+    text = write(tmp_path / "database" / "pets" / "pets.sql",
+                 "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x FROM c) SELECT MAX(x) FROM c;")
+    with pytest.raises(DataError, match="pets.sql: .*not done after 0.2 s"):
+        Data(tmp_path).databases("pets")
+    assert os.listdir(text.parent) == ["pets.sql"]
+
+
+def dumped(connection):
+    return "PRAGMA foreign_keys=OFF;\n" + "\n".join(connection.iterdump()) + "\n"
+
+
+@pytest.mark.parametrize("script", [
+    SCRIPT, "CREATE VIRTUAL TABLE note USING fts5(body); INSERT INTO note VALUES ('a b');",
+    "CREATE TABLE t (a INTEGER PRIMARY KEY AUTOINCREMENT, b TEXT); INSERT INTO t (b) VALUES "
+    "('x\r\ny'), (NULL); CREATE INDEX i ON t (b); CREATE VIEW v AS SELECT b FROM t;"])
+def test_a_dump_builds_the_database_it_was_made_from(tmp_path, script):
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(script)
+        path = tmp_path / "database" / "pets" / "pets.sql"
+        path.parent.mkdir(parents=True)
+        vacuum = "" if "VIRTUAL" in script else "VACUUM;"
+        # Python's dump, unlike that of sqlite3, also fills the virtual table, before it is there.
+        text = dumped(connection).replace("""INSERT INTO "note" VALUES('a b');""", "") + vacuum
+        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        wanted = dumped(connection)
+    with closing(sqlite3.connect(Data(tmp_path).databases("pets")[0])) as built:
+        assert dumped(built) == wanted
+
+
+def test_settings_of_a_connection_in_a_script_have_no_effect(tmp_path):
+    write(tmp_path / "database" / "pets" / "pets.sql",
+          f"PRAGMA journal_mode = WAL; PRAGMA temp_store_directory = '{tmp_path}';\n{SCRIPT}")
+    path, = Data(tmp_path).databases("pets")
+    assert path.read_bytes()[18:20] == b"\1\1"         # 2: WAL
+    with closing(sqlite3.connect(":memory:")) as connection:
+        assert connection.execute("PRAGMA temp_store_directory").fetchall() in ([], [("",)])
+
+
+def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    write(tmp_path / "database" / "pets" / "pets.sql", SCRIPT)
+
+    def touch(path):
+        raise OSError(30, "Read-only file system", str(path))
+    monkeypatch.setattr(Path, "touch", touch)
+    with pytest.raises(DataError, match="pets.sql: cannot build pets.sqlite: .*Read-only file sys"):
+        Data(tmp_path).databases("pets")
+
+
+def test_empty_file_beside_text_is_built(tmp_path):
+    path = write(tmp_path / "database" / "pets" / "pets.sqlite", "")
+    write(path.with_suffix(".sql"), SCRIPT)
+    assert Data(tmp_path).databases("pets") == [path] and path.stat().st_size
+
 
 def test_suite_folder_gives_all_databases(spider):
     for name in ("b", "a"):
