@@ -69,14 +69,7 @@ def template_sources(data, examples):
 
 
 def normal_forms(data, examples):
-    """The set of the examples' queries in normal form; without those that cannot be read."""
-    found = set()
-    for e in examples:
-        try:
-            found.add(normalise(e.query, data.schema(e.db_id)))
-        except SQLError:
-            continue
-    return found
+    return {normalise(e.query, data.schema(e.db_id)) for e in examples}
 
 
 def _coverage(pool, made, data, examples):

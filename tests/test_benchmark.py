@@ -624,6 +624,112 @@ def test_bird_predictions(bird):
     assert read_predictions(path, examples, "bird") == ["SELECT\t0", "SELECT\t1", "SELECT\t2"]
 
 
+@pytest.mark.parametrize("content", [
+    b"\xef\xbb\xbfa\nb\tpets\nc", b"a\r\nb\tpets\r\nc\r\n", b"a\nb\nc\n\n \n\n", b"a\rb\rc",
+    b"\xef\xbb\xbfa\r\nb\tPETS \r\nc\r\n\r\n"])
+def test_predictions_as_editors_save_them(spider, content):
+    path = spider / "pred.sql"
+    path.write_bytes(content)
+    assert read_predictions(path, Data(spider).examples("dev")) == ["a", "b", "c"]
+
+
+def test_bird_predictions_with_a_byte_order_mark(bird):
+    content = json.dumps({str(i): sql + BIRD_MARK + "pets" for i, sql in enumerate(GOLDS)})
+    path = write(bird / "pred.json", "\ufeff" + content)
+    for mode in ("bird", "spider"):
+        assert read_predictions(path, Data(bird).examples("dev"), mode) == GOLDS
+
+
+def test_empty_predictions_are_not_made_up(spider):
+    examples = Data(spider).examples("dev")
+    assert read_predictions(write(spider / "p", "a\nb\n\n"), examples) == ["a", "b", ""]
+    for content in ("", "\n", "a\nb\n", "\n\n"):
+        with pytest.raises(DataError, match="lines for 3 examples"):
+            read_predictions(write(spider / "p", content), examples)
+
+
+def test_predictions_in_utf16_or_with_zeros(spider, capsys):
+    path = spider / "pred.sql"
+    path.write_bytes("\n".join(GOLDS).encode("utf-16"))
+    assert main(["--score", str(path), "--data", str(spider)]) == 2
+    assert "pred.sql: it is in UTF-16, not UTF-8" in capsys.readouterr().err
+    path.write_text(GOLDS[0] + "\0\n" + GOLDS[1] + "\n\0\n")
+    assert main(["--score", str(path), "--data", str(spider)]) == 0
+    assert "all                3        1    33.3" in capsys.readouterr().out
+
+
+# Predictions of this process
+
+ANSWERS = ["SELECT name -- the 'old'\nFROM pet\n  WHERE age > 3", "SELECT  COUNT(*)\tFROM pet",
+           "SELECT name || '\n  x' FROM pet"]
+
+
+@pytest.mark.parametrize("mode", ["spider", "bird"])
+def test_predictions_are_scored_as_they_are_and_written_for_the_official_scripts(
+        spider, mode, capsys):
+    """A comment ends with its line, white space inside a literal counts."""
+    write(spider / "dev.json", [{"db_id": "pets", "question": "q", "query" if mode == "spider"
+                                 else "SQL": sql} for sql in [*GOLDS[:2], ANSWERS[2]]])
+    data = Data(spider)
+    examples = data.examples("dev")
+    with Verifier(1) as verifier:
+        summary, verdicts = score_predictions(data, "dev", examples, ANSWERS, verifier)
+        by_spider, _ = score_predictions(data, "dev", examples, ANSWERS, verifier, "spider")
+    assert [verdict.correct for verdict in verdicts] == [True] * 3
+    assert summary["levels"]["all"] == {"scored": 3, "correct": 3, "share": 100.0}
+    assert summary["rules"] == mode and by_spider["rules"] == "spider"
+    print_scores(summary)
+    printed = capsys.readouterr().out
+    assert f"by the rules of {mode}; SQLite" in printed
+    path = write_predictions(spider / "out", examples, ANSWERS, mode)
+    assert path.name == ("predictions.sql" if mode == "spider" else "predictions.json")
+    write_scores(spider / "out" / "scores.json", summary)
+    write_verdicts(spider / "out" / "verdicts.jsonl", examples, ANSWERS, verdicts)
+    assert main(["--score", str(path), "--data", str(spider),
+                 "--json", str(spider / "again" / "scores.json"),
+                 "--jsonl", str(spider / "again" / "verdicts.jsonl")]) == 0
+    assert capsys.readouterr().out == printed
+    lines, again = ([json.loads(line) for line in (spider / name / "verdicts.jsonl")
+                     .read_text().splitlines()] for name in ("out", "again"))
+    assert [line["pred"] for line in lines] == ANSWERS
+    assert [line["correct"] for line in lines] == [line["correct"] for line in again]
+    assert ((spider / "out" / "scores.json").read_bytes()
+            == (spider / "again" / "scores.json").read_bytes())
+
+
+def test_what_cannot_be_written_is_one_line(spider, capsys):
+    path = write(spider / "pred.sql", "\n".join(GOLDS))
+    for option in ("--json", "--jsonl"):
+        assert main(["--score", str(path), "--data", str(spider), option, str(path / "x")]) == 2
+        error = capsys.readouterr().err
+        assert str(path) in error and error.count("\n") == 1
+    with pytest.raises(DataError, match="pred.sql"):
+        write_predictions(path, [], [], "spider")
+
+
+WRAPPED = [f"```sql\n{GOLDS[0]}\n```", f"{GOLDS[1]};", f"Here it is: {GOLDS[2]}; It sorts."]
+
+
+@pytest.mark.parametrize("layout", ["spider", "bird"])
+def test_wrapped_predictions_are_scored_as_the_official_scripts_do(layout, request, capsys):
+    folder = request.getfixturevalue(layout)
+    path = write(folder / "pred", "\n".join(text.replace("\n", " ") for text in WRAPPED)
+                 if layout == "spider" else
+                 {str(i): text + BIRD_MARK + "pets" for i, text in enumerate(WRAPPED)})
+    assert main(["--score", str(path), "--data", str(folder)]) == 0
+    output = capsys.readouterr().out
+    assert "all                3        1    33.3" in output
+    assert output.count("hint: ") == 1 and "hint: 2 predictions" in output
+    assert main(["--score", str(path), "--data", str(folder), "--extract"]) == 0
+    output = capsys.readouterr().out
+    assert "all                3        3   100.0" in output and "hint" not in output
+    path = write(folder / "pred", "\n".join(["SELECT nope;", "SELECT 1", "not SQL"])
+                 if layout == "spider" else {str(i): sql + BIRD_MARK + "pets" for i, sql in
+                                             enumerate(["SELECT nope;", "SELECT 1", "not SQL"])})
+    assert main(["--score", str(path), "--data", str(folder)]) == 0
+    assert "hint" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("content, message", [
     ("SELECT 1\n", "1 lines for 3 examples"), ("a\nb\nc\nd\n", "4 lines for 3"),
     ("a\nb\tdogs\nc\n", "prediction 1 is for the database 'dogs'"),
@@ -641,9 +747,24 @@ def test_wrong_predictions_exit_2_with_one_line(spider, capsys, content, message
 
 # The command line
 
-def run_cli(*arguments):
+def run_cli(*arguments, **environment):
     return subprocess.run([sys.executable, str(ROOT / "sqlexec.py"), *map(str, arguments)],
-                          capture_output=True, text=True, cwd="/")
+                          capture_output=True, text=True, cwd="/",
+                          env={**os.environ, **environment})
+
+
+def test_nothing_printed_raises_or_commands_the_terminal(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Zo\xc3\xab \x1b[31m\xff"))
+    add_database(folder / "database" / "pets" / "pets.sqlite")
+    write(folder / "dev.json", [{"db_id": "pets", "question": "q", "query": sql} for sql in
+                                ("SELECT 'Zoë\x1b[31m' FROM nope", "SELECT '\ud800'")])
+    for settings in ({"LC_ALL": "C.UTF-8"}, {"PYTHONIOENCODING": "ascii"}):
+        for arguments, code in ((("--selfcheck", folder), 1),
+                                (("--selfcheck", folder, "--split", "\x1b"), 2),
+                                (("--score", folder / "x", "--data", folder), 2)):
+            done = run_cli(*arguments, **settings)
+            assert done.returncode == code, done.stderr
+            assert "Traceback" not in done.stderr and "\x1b" not in done.stdout + done.stderr
 
 
 def test_score_prints_and_writes_every_verdict(spider):
@@ -716,6 +837,9 @@ def test_selfcheck(spider):
 
 
 def test_wrong_usage_exits_2():
+    for option in (["--ves", "0"], ["--timeout", "nan"], ["--timeout", "-1"], ["--timeout", "inf"]):
+        done = run_cli("--score", "x", "--data", "y", *option)
+        assert done.returncode == 2 and "--ves counts from 1, --timeout" in done.stderr
     assert run_cli("--selfcheck", "/nowhere").returncode == 2
     assert run_cli("--score", "x").returncode == 2
     assert run_cli().returncode == 2
@@ -740,3 +864,43 @@ def test_hardness(sql, level):
 def test_hardness_of_spider_dev_as_the_official_evaluator_counts_it():
     levels = Counter(hardness(example.query) for example in Data(SHARED / "spider").examples("dev"))
     assert levels == {"easy": 248, "medium": 440, "hard": 177, "extra": 169}
+
+
+# Synthetic queries
+
+TRAIN = ["SELECT name FROM pet WHERE age > 3", "SELECT COUNT(*) FROM pet WHERE name = 'Rex'",
+         "SELECT name FROM pet ORDER BY age", "SELECT name, age FROM pet WHERE age < 5",
+         "SELECT AVG(age) FROM pet", "SELECT name FROM pet ORDER BY age LIMIT 1"]
+
+
+def made_by_synth(folder, out, capsys):
+    counts = run_synth(folder, out, n=25, show=0)
+    return [json.loads(line)["query"] for line in (out / "synthetic.jsonl").read_text()
+            .splitlines()], counts, capsys.readouterr().out
+
+
+def test_synthesis_passes_over_what_it_cannot_use(spider, tmp_path, capsys):
+    examples = [{"db_id": "pets", "question": "q", "query": sql} for sql in TRAIN]
+    write(spider / "train.json", examples)
+    made, _, _ = made_by_synth(spider, tmp_path / "a", capsys)
+    write(spider / "train.json", examples + [
+        {"db_id": "dogs", "question": "q", "query": "SELECT 1"},
+        {"db_id": "pets", "question": "q", "query": "SELEKT ' FROM"},
+        {"db_id": "pets", "question": "q", "query": ""}])
+    again, counts, output = made_by_synth(spider, tmp_path / "b", capsys)
+    assert again == made != [] and counts["unusable"] == {"no such database": 1}
+    assert "training examples left out: 1 no such database" in output
+
+
+def test_queries_of_the_test_decide_nothing(spider, tmp_path, capsys):
+    write(spider / "train.json", [{"db_id": "pets", "question": "q", "query": s} for s in TRAIN])
+    made, counts, _ = made_by_synth(spider, tmp_path / "a", capsys)
+    assert counts["overlap"] == {"dev": len(set(made) & set(GOLDS))}
+    for split in ("dev", "test"):
+        write(spider / f"{split}.json", [{"db_id": "pets", "question": "q", "query": sql}
+                                         for sql in made[:3] + ["SELEKT"]])
+    again, counts, output = made_by_synth(spider, tmp_path / "b", capsys)
+    assert again == made and counts["overlap"] == {"dev": 3, "test": 3}
+    assert "3 of them are queries of test, by chance" in output
+    write(spider / "val.json", [{"db_id": "pets", "question": "q", "query": s} for s in made[:3]])
+    assert not set(made[:3]) & set(made_by_synth(spider, tmp_path / "c", capsys)[0])
