@@ -4,29 +4,35 @@
             test.json, database/<db_id>/<db_id>.sqlite
     BIRD:   train.json or dev.json with question, evidence, SQL and difficulty,
             train_tables.json or dev_tables.json, train_databases/ or dev_databases/
-    Own:    a folder of .sqlite files, or one such file, without any of the above; train.json (or
+    Own:    a folder of SQLite files, or one such file, without any of the above; train.json (or
             examples.json), val.json and test.json where there are questions with their SQL
 
-A database folder may hold several .sqlite files (a test suite), or only <db_id>.sql: text that
-git can show, from which the .sqlite is built on first use.
+Examples may also lie in .jsonl files, one a line. A database folder may hold several .sqlite files
+(a test suite), or only <db_id>.sql: text that git can show, from which the .sqlite is built on
+first use.
 """
 
 import csv
 import hashlib
+import io
 import json
 import os
+import re
 import sqlite3
+import time
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sqlexec import Column, DataError, Schema, Table, read_schema, spider_type
 
 DATABASE_FOLDERS = ("database", "test_database", "dev_databases", "train_databases")
+SPLITS = ("train", "val", "dev", "test")
 SPLIT_FILES = {"train": (("train_spider.json", "train_others.json"), ("train.json",),
                          ("examples.json",))}
 TABLE_FILES = ("tables.json", "test_tables.json", "dev_tables.json", "train_tables.json")
+SUFFIXES = (".sqlite", ".sqlite3", ".db", ".db3", ".s3db", ".sl3")
 BUILT = 0x53504654      # application_id of a .sqlite that was built here from .sql text: "SPFT"
 
 
@@ -55,7 +61,10 @@ class Data:
         self.own = {} if self.roots else _own_databases(self.folder)
         if not self.roots and not self.own:
             raise DataError(f"{folder}: none of the folders {', '.join(DATABASE_FOLDERS)} in it, "
-                            "and no .sqlite file")
+                            f"and no file that ends in {', '.join(SUFFIXES)}")
+        self._names = defaultdict(list)
+        for db_id in self.db_ids():
+            self._names[db_id.lower()].append(db_id)
         self._splits, self._databases, self._schemas, self._tables = {}, {}, {}, None
 
     # Examples
@@ -69,22 +78,19 @@ class Data:
         split: a name (train, dev, ...) or a .json file's path. A person's own databases need no
         such file.
         """
-        found, reasons = [], Counter()
-        for _, example in self._load(split)[0]:
-            reason = self._problem(example.db_id)[0]
-            if reason:
-                reasons[reason] += 1
-            else:
-                found.append(example)
-        return found, reasons
+        found = [e for _, e in self._load(split)[0] if not self._problem(e.db_id)[0]]
+        return found, Counter(reason for reason, _ in self.problems(split))
 
     def examples(self, split):
         """List of all Examples of a split; DataError where one's database cannot be read."""
-        for place, example in self._load(split)[0]:
-            reason, problem = self._problem(example.db_id)
-            if reason:
-                raise DataError(f"{place}: {problem}")
-        return [example for _, example in self._load(split)[0]]
+        for _, line in self.problems(split)[:1]:
+            raise DataError(line)
+        return self.usable(split)[0]
+
+    def problems(self, split):
+        """List of (reason, line to print) for the examples that usable() leaves out."""
+        found = [(place, *self._problem(e.db_id)) for place, e in self._load(split)[0]]
+        return [(reason, f"{place}: {text}") for place, reason, text in found if reason]
 
     def mode(self, split):
         """Whose rules score the split: "bird" where its records have a key "SQL", else "spider"."""
@@ -105,18 +111,18 @@ class Data:
 
     def _problem(self, db_id):
         """(reason, text) of why a database cannot be used; empty where it can."""
-        if db_id not in self.own and self._database_folder(db_id) is None:
-            return "no such database", f"no database {db_id!r} in {self.folder}"
         try:
             self.databases(db_id)
         except DataError as problem:
-            return "unreadable database", str(problem)
+            known = db_id in self.own or self._database_folder(db_id)
+            return "unreadable database" if known else "no such database", str(problem)
         return "", ""
 
     def _files(self, split):
         if self.folder.is_file():                   # a database alone
             return []
-        for names in SPLIT_FILES.get(split, ()) + ((f"{split}.json",), (split,)):
+        choices = SPLIT_FILES.get(split, ()) + ((f"{split}.json",), (f"{split}.jsonl",), (split,))
+        for names in choices:
             files = [path for path in map(self.folder.joinpath, names) if path.is_file()]
             if files:
                 return files
@@ -126,44 +132,58 @@ class Data:
         if not isinstance(record, dict):
             raise DataError(f"{place}: not a JSON object")
 
-        def text(*keys, default=None):
-            value = next((record[key] for key in keys if key in record), default)
+        def text(name, other=None, default=None):
+            value = next((record[key] for key in (other, name) if record.get(key) is not None),
+                         default)
             if value is None:
-                raise DataError(f"{place}: key {keys[-1]!r} is missing")
+                raise DataError(f"{place}: key {name!r} is missing")
             if not isinstance(value, str):
-                raise DataError(f"{place}: {keys[-1]!r} is not a string")
+                raise DataError(f"{place}: {name!r} is not a string")
             return value
 
-        return Example(text("db_id"), text("SpiderSynQuestion", "question"), text("SQL", "query"),
+        parsed = not isinstance(record.get("sql"), str)         # Spider's "sql" is a parsed query
+        return Example(self._spelled(text("db_id")), text("question", "SpiderSynQuestion"),
+                       text("query", "SQL", None if parsed else record["sql"]),
                        text("evidence", default=""), text("difficulty", default=""))
+
+    def _spelled(self, db_id):
+        """The name of the database that is meant: that in other case or with spaces about it, if
+        it is the only one."""
+        names = self._names.get(db_id.strip().lower(), ())
+        return names[0] if len(names) == 1 else db_id
 
     # Databases
 
     def db_ids(self):
         """Sorted names of all databases."""
         return sorted(self.own) or sorted({
-            path.name for root in self.roots for path in root.iterdir()
-            if path.is_dir() and not path.name.startswith(".")})
+            path.name for root in self.roots for path in _entries(root, Path.is_dir)})
 
     def databases(self, db_id):
         """Sorted paths of a database's .sqlite files: one, or a test suite's many."""
         if db_id not in self._databases:
-            files = [self.own[db_id]] if db_id in self.own else self._sqlite_files(db_id)
-            for path in files:
-                read_schema(path)       # a file that is no database must not wait for a query
+            try:
+                files = [self.own[db_id]] if db_id in self.own else self._database_files(db_id)
+                for path in files:
+                    read_schema(path)   # a file that is no database must not wait for a query
+            except DataError as problem:
+                files = problem
             self._databases[db_id] = files
+        if isinstance(self._databases[db_id], DataError):
+            raise self._databases[db_id]
         return self._databases[db_id]
 
-    def _sqlite_files(self, db_id):
+    def _database_files(self, db_id):
         folder = self._database_folder(db_id)
         if folder is None:
-            raise DataError(f"{self.folder}: no database {db_id!r}")
-        text = folder / f"{db_id}.sql"
-        if text.is_file():
-            _build(text, folder / f"{db_id}.sqlite")
-        files = sorted(folder.glob("*.sqlite"))
+            raise DataError(f"no database {db_id!r} in {self.folder}")
+        text, path = folder / f"{db_id}.sql", folder / f"{db_id}.sqlite"
+        files = _files_in(folder, SUFFIXES[:1]) or _files_in(folder, SUFFIXES)
+        if text.is_file() and (path in files or not files):
+            _build(text, path)
+            files = _files_in(folder, SUFFIXES[:1])
         if not files:
-            raise DataError(f"{folder}: neither a .sqlite file nor {db_id}.sql")
+            raise DataError(f"{folder}: neither a .sqlite file with anything in it nor {db_id}.sql")
         return files
 
     def _database_folder(self, db_id):
@@ -209,24 +229,52 @@ class Data:
                     place = f"{path}: entry {index}"
                     if not isinstance(record, dict) or not isinstance(record.get("db_id"), str):
                         raise DataError(f"{place}: not an object with a db_id")
-                    self._tables.setdefault(record["db_id"], (record, place))
+                    self._tables.setdefault(self._spelled(record["db_id"]), (record, place))
         return self._tables
 
 
 def _own_databases(path):
     """{name without its end: path} of a database file, or of those that lie in a folder."""
-    files = [path] if path.is_file() else sorted(
-        file for file in path.iterdir() if file.suffix in (".sqlite", ".sqlite3", ".db"))
+    files = [path] if path.is_file() else _files_in(path, SUFFIXES)
     found = {file.stem: file for file in files}
     if len(found) < len(files):
         raise DataError(f"{path}: two databases of one name in it")
     return found
 
 
-def _read_list(path):
+def _files_in(folder, suffixes):
+    """Sorted files of a folder that end so, in either case, and are not empty."""
+    return _entries(folder, lambda path: path.suffix.lower() in suffixes and path.is_file()
+                    and path.stat().st_size)
+
+
+def _entries(folder, wanted):
+    """Sorted paths in a folder, without hidden ones (a Mac's ._x) and others that systems make."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:    # UnicodeDecodeError is a ValueError
+        return sorted(path for path in folder.iterdir() if path.name[0] != "."
+                      and path.name.lower() not in ("__macosx", "thumbs.db") and wanted(path))
+    except OSError as problem:
+        raise DataError(f"{folder}: {problem}") from problem
+
+
+def read_text(path, errors="strict"):
+    """The text of a file in UTF-8, without its byte-order mark; DataError for any other file."""
+    try:
+        content = Path(path).read_bytes()
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise DataError(f"{path}: it is in UTF-16, not UTF-8")
+        return content.decode("utf-8-sig", errors)
+    except (OSError, ValueError) as problem:        # UnicodeDecodeError is a ValueError
+        raise DataError(f"{path}: {problem}") from problem
+
+
+def _read_list(path):
+    text = read_text(path)
+    if path.suffix == ".jsonl":
+        text = "[" + re.sub(r"\s*\n\s*", ",\n", text.strip()) + "]"
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as problem:
         raise DataError(f"{path}: {problem}") from problem
     if not isinstance(content, list):
         raise DataError(f"{path}: not a JSON list")
@@ -261,11 +309,10 @@ def _type(kind):
 def _descriptions(folder):
     """{(table, column) in lower case: comment} from BIRD's database_description/<table>.csv."""
     comments = {}
-    for path in sorted(folder.glob("*.csv")):
+    for path in _files_in(folder, (".csv",)) if folder.is_dir() else ():
         try:
-            with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, csv.Error) as problem:
+            rows = list(csv.DictReader(io.StringIO(read_text(path, "replace"), newline="")))
+        except csv.Error as problem:
             raise DataError(f"{path}: {problem}") from problem
         for row in rows:
             text = row.get("column_description") or row.get("column_name") or ""
@@ -285,12 +332,19 @@ def _commented(schema, comments):
 
 # Databases built from text
 
+BUILD_SECONDS = 300
+# What a script may set of the file, and what full-text tables ask for; others have no effect.
+PRAGMAS = ("encoding", "page_size", "auto_vacuum", "foreign_keys", "writable_schema",
+           "data_version")
+FILE_FUNCTIONS = ("load_extension", "readfile", "writefile", "edit", "fts3_tokenizer")
+
+
 def _built_from(path):
     """The checksum of the .sql text that a .sqlite was built from here; None for any other."""
     try:
         with open(path, "rb") as file:
             header = file.read(100)
-    except FileNotFoundError:
+    except OSError:
         return None
     return header[60:64] if header[68:72] == BUILT.to_bytes(4, "big") else None
 
@@ -300,22 +354,53 @@ def _build(text, path):
 
     Several processes may do so at once: each writes its own file, and the last rename wins.
     """
-    script = text.read_bytes()
-    checksum = zlib.crc32(script) >> 1              # user_version is a signed 32-bit number
-    if path.exists() and _built_from(path) in (None, checksum.to_bytes(4, "big")):
+    script = read_text(text)
+    checksum = zlib.crc32(script.encode()) >> 1     # user_version is a signed 32-bit number
+    if (path.exists() and path.stat().st_size
+            and _built_from(path) in (None, checksum.to_bytes(4, "big"))):
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()                           # says why a folder cannot be written
         connection = sqlite3.connect(temporary)
         try:
             connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
-            connection.executescript(script.decode("utf-8"))
+            _run_script(connection, script)
             connection.executescript(f"PRAGMA application_id = {BUILT};"
                                      f"PRAGMA user_version = {checksum};")
         finally:
             connection.close()
         os.replace(temporary, path)
     except (sqlite3.Error, OSError, ValueError) as problem:
-        raise DataError(f"{text}: {problem}") from problem
+        raise DataError(f"{text}: cannot build {path.name}: {problem}") from problem
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
+
+
+def _run_script(connection, script):
+    """Runs a script that may do nothing but fill this one database, in BUILD_SECONDS."""
+    denied, deadline = [], time.monotonic() + BUILD_SECONDS
+
+    def authorize(action, first, second, database, trigger):
+        if action == sqlite3.SQLITE_PRAGMA and first.lower() not in PRAGMAS:
+            return sqlite3.SQLITE_IGNORE
+        if action == sqlite3.SQLITE_FUNCTION and second.lower() in FILE_FUNCTIONS:
+            denied.append(second)
+        # VACUUM attaches a file without a name, VACUUM INTO one with a name; a computed name is
+        # None here.
+        if action == sqlite3.SQLITE_ATTACH and first != "" or action == sqlite3.SQLITE_DETACH:
+            denied.append("ATTACH, DETACH or VACUUM INTO")
+        return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
+
+    connection.set_authorizer(authorize)
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    try:
+        connection.executescript(script)
+    except sqlite3.Error as problem:
+        late = time.monotonic() > deadline
+        raise ValueError(f"not allowed: {denied[0]}" if denied else
+                         f"not done after {BUILD_SECONDS} s" if late else
+                         " ".join(str(problem).split())[:300]) from problem
+    connection.set_authorizer(None)
+    connection.set_progress_handler(None, 0)

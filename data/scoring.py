@@ -18,8 +18,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from data.answers import one_line
-from data.benchmark import Data
+from data.answers import one_line, printable, safe_output, sql_of_answer
+from data.benchmark import SPLITS, Data, read_text
 from sqlexec import MODES, DataError, Verifier, order_matters, same_result
 
 
@@ -36,21 +36,21 @@ def read_predictions(path, examples, mode="spider"):
     example's number to SQL, the separator "\t----- bird -----\t" and the database. DataError where
     a prediction is missing, left over, malformed or made for another database.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as problem:
-        raise DataError(f"{path}: {problem}") from problem
+    text = read_text(path)
     read = _bird_pairs if mode == "bird" or text.lstrip().startswith("{") else _spider_pairs
     pairs = read(path, text, len(examples))
     for index, ((_, db_id), example) in enumerate(zip(pairs, examples)):
-        if db_id.strip() not in ("", example.db_id):
+        if db_id.strip().lower() not in ("", example.db_id.lower()):
             raise DataError(f"{path}: prediction {index} is for the database {db_id.strip()!r}, "
                             f"the example for {example.db_id!r}")
     return [sql.strip() for sql, _ in pairs]
 
 
 def _spider_pairs(path, text, count):
-    lines = text.removesuffix("\n").split("\n")         # not splitlines: SQL may hold a form feed
+    # Not splitlines: SQL may hold a form feed.
+    lines = re.sub(r"\r\n?", "\n", text).removesuffix("\n").split("\n")
+    while len(lines) > count and not lines[-1].strip():
+        lines.pop()
     if len(lines) != count:
         raise DataError(f"{path}: {len(lines)} lines for {count} examples")
     return [line.partition("\t")[::2] for line in lines]
@@ -191,11 +191,17 @@ def efficiency(verifier, pairs, repeats=20, passes=5):
 def selfcheck(options):
     """Runs every gold twice; 1 if one fails or differs from itself, which no model can make up."""
     data, broken = Data(options.selfcheck), 0
-    splits = [options.split] if options.split else [
-        split for split in ("train", "val", "dev", "test") if data.has(split)]
+    names = [options.split] if options.split else SPLITS
+    splits = [split for split in names if data.has(split)]
+    if not splits:
+        raise DataError(f"{data.folder}: nothing to check: no examples in "
+                        + ", ".join(f"{split}.json" for split in names))
     with Verifier(options.workers, options.timeout) as verifier:
         for split in splits:
-            examples, mode, counts = data.examples(split), data.mode(split), Counter()
+            (examples, unusable), mode = data.usable(split), data.mode(split)
+            counts = Counter(unusable)
+            for _, line in data.problems(split):
+                print(f"{split}: {line}")
             for start in range(0, len(examples), 256):      # not all results in memory at once
                 jobs = [(path, example.query) for example in examples[start:start + 256]
                         for path in data.databases(example.db_id)]
@@ -204,9 +210,9 @@ def selfcheck(options):
                     if note:
                         counts[note.partition(":")[0]] += 1
                         print(f"{split}: {job[0]}: {note}: {job[1]}")
-            broken += counts["fails"] + counts["differs from itself"]
+            broken += counts["fails"] + counts["differs from itself"] + unusable.total()
             notes = ", ".join(f"{count} {note}" for note, count in counts.items()) or "all well"
-            print(f"{split}: {len(examples)} golds: {notes}. "
+            print(f"{split}: {len(examples) + unusable.total()} golds: {notes}. "
                   f"SQLite {sqlite3.sqlite_version}, {split} digest {data.digest(split)}")
     return 1 if broken else 0
 
@@ -270,11 +276,21 @@ def score(options):
     data = Data(options.data)
     split = options.split or ("dev" if data.has("dev") else "test")
     examples = data.examples(split)
+    if not examples:
+        raise DataError(f"{data.folder}: nothing to score: no examples in {split}.json")
     predictions = read_predictions(options.score, examples, data.mode(split))
+    queries = list(map(sql_of_answer, predictions))
+    if options.extract:
+        predictions = queries
     with Verifier(options.workers, options.timeout) as verifier:
         summary, verdicts = score_predictions(data, split, examples, predictions, verifier,
                                               options.mode)
     print_scores(summary)
+    wrapped = sum(verdict.status in ("refused", "error") and query != pred.rstrip("; ")
+                  for verdict, query, pred in zip(verdicts, queries, predictions))
+    if wrapped:
+        print(f"hint: {wrapped} predictions that do not run hold more than SQL (fences, prose): "
+              "--extract takes the SQL out, which the official scripts do not")
     if options.ves:
         summary["VES"] = _print_efficiency(data, examples, predictions, verdicts, options)
     if options.json:
@@ -346,13 +362,18 @@ def main(arguments=None):
     parser.add_argument("--jsonl", metavar="FILE", help="write one line for each example")
     parser.add_argument("--json", metavar="FILE", help="write what is printed")
     parser.add_argument("--ves", type=int, metavar="N", help="also BIRD's VES, from N runs each")
+    parser.add_argument("--extract", action="store_true",
+                        help="score the SQL inside fences and prose, unlike the official scripts")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds for one query")
     options = parser.parse_args(arguments)
     if options.score and not options.data:
         parser.error("--score needs --data")
-    try:
-        return selfcheck(options) if options.selfcheck else score(options)
-    except DataError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
+    if options.ves is not None and options.ves < 1 or not 0 < options.timeout <= 86400:
+        parser.error("--ves counts from 1, --timeout takes more than 0 and at most 86400 seconds")
+    with safe_output():
+        try:
+            return selfcheck(options) if options.selfcheck else score(options)
+        except DataError as problem:
+            print(f"error: {printable(str(problem))}", file=sys.stderr)
+            return 2

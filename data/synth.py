@@ -15,12 +15,10 @@ import sqlite3
 from collections import Counter
 from pathlib import Path
 
-from data.benchmark import Data
+from data.benchmark import SPLITS, Data
 from data.sqltree import Query, Select, SQLError, normalise, parse, resolve, walk
 from data.templates import LEVELS, TemplatePool, extract, synthesize
 from sqlexec import DataError, Verifier
-
-SPLITS = ("train", "val", "dev", "test")
 
 
 def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, workers=2):
@@ -43,12 +41,16 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
     ids = data.db_ids() if data.own else sorted(
         {example.db_id for example in examples.get(split) or data.usable(split)[0]})
     databases = [(data.schema(db_id), data.databases(db_id)[0]) for db_id in ids]
-    known = {normalise(e.query, data.schema(e.db_id)) for some in examples.values() for e in some}
+    known = normal_forms(data, examples["train"] + examples.get("val", []))
     with Verifier(workers, timeout, retry=False) as verifier:
         made, rejects = synthesize(pool, databases, n, rng, verifier.run, known)
+    ours = {normalise(item.sql, data.schema(item.db_id)) for item in made}
     counts = {"data": str(folder), "digest": data.digest("train"), "split": split, "seed": seed,
               "sqlite": sqlite3.sqlite_version, "asked": n, "made": len(made),
               "attempts": len(made) + rejects.total(), "databases": len(databases),
+              "unusable": dict(data.usable("train")[1]),
+              "overlap": {name: len(ours & normal_forms(data, examples[name]))
+                          for name in examples if name in ("dev", "test")},
               "rejected": dict(rejects.most_common()), **_coverage(pool, made, data, examples),
               "constructs": compare(sources,
                                     [(item.sql, data.schema(item.db_id)) for item in made])}
@@ -64,6 +66,10 @@ def template_sources(data, examples):
     demo = Data(Path(__file__).parent / "demo") if data.own else None
     return ([(e.query, data.schema(e.db_id)) for e in examples]
             + [(e.query, demo.schema(e.db_id)) for e in (demo.examples("train") if demo else [])])
+
+
+def normal_forms(data, examples):
+    return {normalise(e.query, data.schema(e.db_id)) for e in examples}
 
 
 def _coverage(pool, made, data, examples):
@@ -152,6 +158,10 @@ def _print(sample, counts):
           f"databases of {counts['split']}, in {counts['attempts']} attempts")
     if counts["made"] < counts["asked"]:
         print("the templates and databases give no more")
+    if counts["unusable"]:
+        print(f"training examples left out: {_counted(counts['unusable'])}")
+    for name, number in counts["overlap"].items():
+        print(f"{number} of them are queries of {name}, by chance")
     _table("rejected attempts", counts["rejected"].items())
     print(f"\n{counts['templates']} templates; left out: {_counted(counts['skipped'])}")
     print(f"{counts['reached']} of them were reached; they hold "

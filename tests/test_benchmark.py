@@ -21,7 +21,10 @@ from data.benchmark import Data, Example  # noqa: E402
 from data.schema_text import compact  # noqa: E402
 from data.sqltree import canonical_sql  # noqa: E402
 from data.values import ValueIndex  # noqa: E402
-from data.scoring import BIRD_MARK, efficiency, hardness, main, read_predictions  # noqa: E402
+from data.scoring import (  # noqa: E402
+    BIRD_MARK, efficiency, hardness, main, print_scores, read_predictions, score_predictions,
+    write_predictions, write_scores, write_verdicts)
+from data.synth import run_synth  # noqa: E402
 from sqlexec import (  # noqa: E402
     Column, DataError, Schema, Table, Verifier, read_schema, run_sql)
 
@@ -277,7 +280,242 @@ def test_wrong_folders(tmp_path, spider):
         Data(spider).databases("dogs")
 
 
+@pytest.mark.parametrize("record, example", [
+    ({"evidence": None, "difficulty": None}, {}),
+    ({"SQL": None}, {}), ({"SQL": GOLDS[1]}, {"query": GOLDS[1]}),
+    ({"query": None, "sql": GOLDS[1]}, {"query": GOLDS[1]}),
+    ({"sql": {"select": []}}, {}), ({"sql": GOLDS[1]}, {}), ({"query": ""}, {"query": ""}),
+    ({"db_id": " Pets\n"}, {}), ({"question": ""}, {"question": ""}),
+    ({"question_id": 7, "extra": [None]}, {})])
+def test_odd_examples_are_read(spider, record, example):
+    odd = {"db_id": "pets", "question": "q", "query": GOLDS[0], **record}
+    write(spider / "dev.json", [odd, odd])
+    wanted = {"db_id": "pets", "question": "q", "query": GOLDS[0], **example}
+    assert Data(spider).usable("dev") == ([Example(**wanted)] * 2, Counter())
+
+
+@pytest.mark.parametrize("record, message", [
+    ({"question": 5}, "'question' is not a string"), ({"question": None}, "'question' is missing"),
+    ({"query": None}, "'query' is missing"), ({"query": None, "sql": {}}, "'query' is missing"),
+    ({"db_id": 3}, "'db_id' is not a string"), ({"evidence": 5}, "'evidence' is not a string")])
+def test_malformed_examples_stop_all_who_ask(spider, record, message):
+    write(spider / "dev.json", records()[:1] + [{**records()[0], **record}])
+    for ask in (Data(spider).usable, Data(spider).examples, Data(spider).has, Data(spider).mode):
+        with pytest.raises(DataError, match=f"dev.json: example 1: .*{message}"):
+            ask("dev")
+
+
+def test_two_databases_that_differ_in_case_are_told_apart(spider):
+    add_database(spider / "database" / "Pets" / "Pets.sqlite")
+    write(spider / "dev.json", [{"db_id": name, "question": "q", "query": "x"}
+                                for name in ("pets", "Pets", "PETS")])
+    examples, reasons = Data(spider).usable("dev")
+    assert [e.db_id for e in examples] == ["pets", "Pets"] and reasons == {"no such database": 1}
+
+
+@pytest.fixture
+def partly(spider):
+    """A split of which one database is missing, one is broken and one was never filled."""
+    write(spider / "database" / "bad" / "bad.sqlite", "no database " * 100)
+    write(spider / "database" / "void" / "void.sqlite", "")
+    odd = [{"db_id": name, "question": "q", "query": "SELECT 1"}
+           for name in ("dogs", "bad", "void", "../pets")]
+    write(spider / "dev.json", odd[:2] + records() + odd[2:])
+    return spider
+
+
+def test_examples_without_a_database_are_left_out_and_counted(partly):
+    data = Data(partly)
+    examples, reasons = data.usable("dev")
+    assert [e.query for e in examples] == GOLDS
+    assert reasons == {"no such database": 2, "unreadable database": 2}
+    assert [reason for reason, _ in data.problems("dev")] == [
+        "no such database", "unreadable database", "unreadable database", "no such database"]
+    with pytest.raises(DataError, match="dev.json: example 0: no database 'dogs'"):
+        data.examples("dev")
+    assert len(data.digest("dev")) == 16 and data.mode("dev") == "spider"
+
+
+def test_selfcheck_goes_on_past_examples_without_a_database(partly, capsys):
+    assert main(["--selfcheck", str(partly)]) == 1
+    output = capsys.readouterr().out
+    assert "dev: 7 golds: 2 no such database, 2 unreadable database. SQLite" in output
+    assert "example 0: no database 'dogs'" in output and "bad.sqlite: file is not a" in output
+
+
+def test_target_is_no_part_of_the_data(tmp_path):
+    write(tmp_path / "database" / "pets" / "pets.sql", SCRIPT)
+    write(tmp_path / "dev.json", records())
+    assert Example("pets", "q", "x").target == ""
+    assert Data(tmp_path).digest("dev") == "29c12e64fc27f74c"      # what runs have written down
+
+
+@pytest.mark.parametrize("place", ["", "database/pets"])
+def test_empty_splits_and_splits_that_are_not_there(tmp_path, capsys, place):
+    add_database(tmp_path / place / "pets.sqlite")
+    write(tmp_path / "val.json", [])
+    data = Data(tmp_path)
+    assert not data.has("val") and not data.has("train")
+    assert data.usable("val") == ([], Counter()) and data.examples("val") == []
+    assert data.mode("val") == "spider" == data.mode("train")
+    if not place:
+        assert data.usable("train") == ([], Counter()) and data.examples("train") == []
+    for arguments in (["--selfcheck", str(tmp_path)],
+                      ["--score", "x", "--data", str(tmp_path), "--split", "val"]):
+        assert main(arguments) == 2
+        assert "no examples in" in capsys.readouterr().err
+
+
+def test_examples_one_a_line(tmp_path, capsys):
+    add_database(tmp_path / "pets.sqlite")
+    lines = [json.dumps(record) for record in records()]
+    write(tmp_path / "dev.jsonl", "\ufeff" + lines[0] + "\r\n\n" + lines[1] + "\n" + lines[2])
+    assert [e.query for e in Data(tmp_path).examples("dev")] == GOLDS
+    assert main(["--selfcheck", str(tmp_path)]) == 0
+    assert "dev: 3 golds: all well" in capsys.readouterr().out
+    write(tmp_path / "dev.jsonl", lines[0] + "\n{\n")
+    with pytest.raises(DataError, match="dev.jsonl: .*line [23]"):
+        Data(tmp_path).examples("dev")
+
+
+def test_byte_order_marks_are_no_part_of_a_file(schools):
+    plain = Data(schools)
+    wanted = plain.examples("dev"), plain.schema("schools"), plain.digest("dev")
+    for name in ("dev.json", "dev_tables.json"):
+        path = schools / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    data = Data(schools)
+    assert (data.examples("dev"), data.schema("schools"), data.digest("dev")) == wanted
+
+
+@pytest.mark.parametrize("name", ["dev.json", "dev_tables.json", "text.sql",
+                                  "dev_databases/schools/database_description/school info.csv"])
+def test_utf16_is_named(schools, name):
+    text = schools / "dev_databases" / "text" / "text.sql"
+    write(text, SCRIPT)
+    path = text if name == "text.sql" else schools / name
+    path.write_bytes(path.read_bytes().decode("utf-8", "replace").encode("utf-16"))
+    with pytest.raises(DataError, match=f"{path.name}: it is in UTF-16, not UTF-8"):
+        data = Data(schools)
+        data.examples("dev"), data.schema("schools"), data.databases("text")
+
+
 # Databases
+
+LITTER = {"._pets.sqlite": b"\0\5\x16\7\0\2\0\0Mac OS X", ".DS_Store": b"\0\0\0\1Bud1",
+          "Thumbs.db": b"\xd0\xcf\x11\xe0", ".hidden.db": b"x", "new.sqlite": b"",
+          "desktop.ini": b"x", "pets.sqlite-shm": b"x", "pets.db.txt": b"x"}
+
+
+@pytest.mark.parametrize("place", ["", "database/pets", "dev_databases/pets"])
+def test_what_systems_leave_in_folders_is_passed_over(tmp_path, place):
+    folder = tmp_path / place
+    add_database(folder / "pets.sqlite")
+    for name, content in LITTER.items():
+        (folder / name).write_bytes(content)
+    (folder / "copy.sqlite").mkdir()
+    (folder / "link.sqlite").symlink_to("nowhere")
+    for root in filter(Path.is_dir, (folder, folder.parent, tmp_path)):
+        write(root / "__MACOSX" / "pets" / "._pets.sqlite", "x")
+    described = folder / "database_description"
+    write(described / "pet.csv", "original_column_name,column_description\nage,in years\n")
+    described.joinpath("._pet.csv").write_bytes(b"\xff\xfe\0\5\x16\7")
+    data = Data(tmp_path)
+    assert data.db_ids() == ["pets"] and data.databases("pets") == [folder / "pets.sqlite"]
+    assert data.schema("pets").tables[0].columns[2].comment == ("in years" if place else "")
+
+
+@pytest.mark.parametrize("ending", ["db3", "SQLITE", "sqlite3", "DB", "s3db", "sl3", "Sqlite"])
+@pytest.mark.parametrize("place", ["", "database/pets"])
+def test_endings_of_databases(tmp_path, place, ending):
+    add_database(tmp_path / place / f"pets.{ending}")
+    data = Data(tmp_path)
+    assert data.db_ids() == ["pets"]
+    assert data.databases("pets") == [tmp_path / place / f"pets.{ending}"]
+
+
+def test_published_suite_is_its_sqlite_files_alone(spider):
+    add_database(spider / "database" / "pets" / "other.db")
+    assert [path.name for path in Data(spider).databases("pets")] == ["pets.sqlite"]
+
+
+def test_text_beside_a_database_of_another_name_builds_nothing(tmp_path):
+    add_database(tmp_path / "database" / "pets" / "mine.db")
+    write(tmp_path / "database" / "pets" / "pets.sql", "CREATE TABLE other (x);")
+    assert [path.name for path in Data(tmp_path).databases("pets")] == ["mine.db"]
+    assert len(os.listdir(tmp_path / "database" / "pets")) == 2
+
+
+@pytest.mark.parametrize("script", [
+    "ATTACH '{out}' AS o; CREATE TABLE o.t (a);", "ATTACH '{out}' || '' AS o;",
+    "VACUUM INTO '{out}';", "VACUUM main INTO '{out}' || '';", "DETACH main;",
+    "SELECT load_extension('{out}');", "SELECT writefile('{out}', 'x');",
+    "CREATE TABLE t (a); CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT writefile('{out}', 1); "
+    "END; INSERT INTO t VALUES (1);", ".output {out}\n.dump\n", "CREATE TABLE t (a);\n.read {out}"])
+def test_script_of_a_database_reaches_nothing_outside(tmp_path, script):
+    text = write(tmp_path / "database" / "pets" / "pets.sql",
+                 SCRIPT + script.replace("{out}", str(tmp_path / "out")))
+    with pytest.raises(DataError, match="pets.sql: cannot build pets.sqlite: ") as problem:
+        Data(tmp_path).databases("pets")
+    assert "\n" not in str(problem.value)
+    assert os.listdir(text.parent) == ["pets.sql"] and os.listdir(tmp_path) == ["database"]
+
+
+def test_script_that_never_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "BUILD_SECONDS", 0.2)
+    text = write(tmp_path / "database" / "pets" / "pets.sql",
+                 "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x FROM c) SELECT 1 FROM c;")
+    with pytest.raises(DataError, match="pets.sql: .*not done after 0.2 s"):
+        Data(tmp_path).databases("pets")
+    assert os.listdir(text.parent) == ["pets.sql"]
+
+
+def dumped(connection):
+    return "PRAGMA foreign_keys=OFF;\n" + "\n".join(connection.iterdump()) + "\n"
+
+
+@pytest.mark.parametrize("script", [
+    SCRIPT, "CREATE VIRTUAL TABLE note USING fts5(body); INSERT INTO note VALUES ('a b');",
+    "CREATE TABLE t (a INTEGER PRIMARY KEY AUTOINCREMENT, b TEXT); INSERT INTO t (b) VALUES "
+    "('x\r\ny'), (NULL); CREATE INDEX i ON t (b); CREATE VIEW v AS SELECT b FROM t;"])
+def test_a_dump_builds_the_database_it_was_made_from(tmp_path, script):
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(script)
+        path = tmp_path / "database" / "pets" / "pets.sql"
+        path.parent.mkdir(parents=True)
+        vacuum = "" if "VIRTUAL" in script else "VACUUM;"
+        # Python's dump, unlike that of sqlite3, also fills the virtual table, before it is there.
+        text = dumped(connection).replace("""INSERT INTO "note" VALUES('a b');""", "") + vacuum
+        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        wanted = dumped(connection)
+    with closing(sqlite3.connect(Data(tmp_path).databases("pets")[0])) as built:
+        assert dumped(built) == wanted
+
+
+def test_settings_of_a_connection_in_a_script_have_no_effect(tmp_path):
+    write(tmp_path / "database" / "pets" / "pets.sql",
+          f"PRAGMA journal_mode = WAL; PRAGMA temp_store_directory = '{tmp_path}';\n{SCRIPT}")
+    path, = Data(tmp_path).databases("pets")
+    assert path.read_bytes()[18:20] == b"\1\1"         # 2: WAL
+    with closing(sqlite3.connect(":memory:")) as connection:
+        assert connection.execute("PRAGMA temp_store_directory").fetchall() in ([], [("",)])
+
+
+def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    write(tmp_path / "database" / "pets" / "pets.sql", SCRIPT)
+
+    def touch(path):
+        raise OSError(30, "Read-only file system", str(path))
+    monkeypatch.setattr(Path, "touch", touch)
+    with pytest.raises(DataError, match="pets.sql: cannot build pets.sqlite: .*Read-only file sys"):
+        Data(tmp_path).databases("pets")
+
+
+def test_empty_file_beside_text_is_built(tmp_path):
+    path = write(tmp_path / "database" / "pets" / "pets.sqlite", "")
+    write(path.with_suffix(".sql"), SCRIPT)
+    assert Data(tmp_path).databases("pets") == [path] and path.stat().st_size
+
 
 def test_suite_folder_gives_all_databases(spider):
     for name in ("b", "a"):
@@ -386,6 +624,112 @@ def test_bird_predictions(bird):
     assert read_predictions(path, examples, "bird") == ["SELECT\t0", "SELECT\t1", "SELECT\t2"]
 
 
+@pytest.mark.parametrize("content", [
+    b"\xef\xbb\xbfa\nb\tpets\nc", b"a\r\nb\tpets\r\nc\r\n", b"a\nb\nc\n\n \n\n", b"a\rb\rc",
+    b"\xef\xbb\xbfa\r\nb\tPETS \r\nc\r\n\r\n"])
+def test_predictions_as_editors_save_them(spider, content):
+    path = spider / "pred.sql"
+    path.write_bytes(content)
+    assert read_predictions(path, Data(spider).examples("dev")) == ["a", "b", "c"]
+
+
+def test_bird_predictions_with_a_byte_order_mark(bird):
+    content = json.dumps({str(i): sql + BIRD_MARK + "pets" for i, sql in enumerate(GOLDS)})
+    path = write(bird / "pred.json", "\ufeff" + content)
+    for mode in ("bird", "spider"):
+        assert read_predictions(path, Data(bird).examples("dev"), mode) == GOLDS
+
+
+def test_empty_predictions_are_not_made_up(spider):
+    examples = Data(spider).examples("dev")
+    assert read_predictions(write(spider / "p", "a\nb\n\n"), examples) == ["a", "b", ""]
+    for content in ("", "\n", "a\nb\n", "\n\n"):
+        with pytest.raises(DataError, match="lines for 3 examples"):
+            read_predictions(write(spider / "p", content), examples)
+
+
+def test_predictions_in_utf16_or_with_zeros(spider, capsys):
+    path = spider / "pred.sql"
+    path.write_bytes("\n".join(GOLDS).encode("utf-16"))
+    assert main(["--score", str(path), "--data", str(spider)]) == 2
+    assert "pred.sql: it is in UTF-16, not UTF-8" in capsys.readouterr().err
+    path.write_text(GOLDS[0] + "\0\n" + GOLDS[1] + "\n\0\n")
+    assert main(["--score", str(path), "--data", str(spider)]) == 0
+    assert "all                3        1    33.3" in capsys.readouterr().out
+
+
+# Predictions of this process
+
+ANSWERS = ["SELECT name -- the 'old'\nFROM pet\n  WHERE age > 3", "SELECT  COUNT(*)\tFROM pet",
+           "SELECT name || '\n  x' FROM pet"]
+
+
+@pytest.mark.parametrize("mode", ["spider", "bird"])
+def test_predictions_are_scored_as_they_are_and_written_for_the_official_scripts(
+        spider, mode, capsys):
+    """A comment ends with its line, white space inside a literal counts."""
+    write(spider / "dev.json", [{"db_id": "pets", "question": "q", "query" if mode == "spider"
+                                 else "SQL": sql} for sql in [*GOLDS[:2], ANSWERS[2]]])
+    data = Data(spider)
+    examples = data.examples("dev")
+    with Verifier(1) as verifier:
+        summary, verdicts = score_predictions(data, "dev", examples, ANSWERS, verifier)
+        by_spider, _ = score_predictions(data, "dev", examples, ANSWERS, verifier, "spider")
+    assert [verdict.correct for verdict in verdicts] == [True] * 3
+    assert summary["levels"]["all"] == {"scored": 3, "correct": 3, "share": 100.0}
+    assert summary["rules"] == mode and by_spider["rules"] == "spider"
+    print_scores(summary)
+    printed = capsys.readouterr().out
+    assert f"by the rules of {mode}; SQLite" in printed
+    path = write_predictions(spider / "out", examples, ANSWERS, mode)
+    assert path.name == ("predictions.sql" if mode == "spider" else "predictions.json")
+    write_scores(spider / "out" / "scores.json", summary)
+    write_verdicts(spider / "out" / "verdicts.jsonl", examples, ANSWERS, verdicts)
+    assert main(["--score", str(path), "--data", str(spider),
+                 "--json", str(spider / "again" / "scores.json"),
+                 "--jsonl", str(spider / "again" / "verdicts.jsonl")]) == 0
+    assert capsys.readouterr().out == printed
+    lines, again = ([json.loads(line) for line in (spider / name / "verdicts.jsonl")
+                     .read_text().splitlines()] for name in ("out", "again"))
+    assert [line["pred"] for line in lines] == ANSWERS
+    assert [line["correct"] for line in lines] == [line["correct"] for line in again]
+    assert ((spider / "out" / "scores.json").read_bytes()
+            == (spider / "again" / "scores.json").read_bytes())
+
+
+def test_what_cannot_be_written_is_one_line(spider, capsys):
+    path = write(spider / "pred.sql", "\n".join(GOLDS))
+    for option in ("--json", "--jsonl"):
+        assert main(["--score", str(path), "--data", str(spider), option, str(path / "x")]) == 2
+        error = capsys.readouterr().err
+        assert str(path) in error and error.count("\n") == 1
+    with pytest.raises(DataError, match="pred.sql"):
+        write_predictions(path, [], [], "spider")
+
+
+WRAPPED = [f"```sql\n{GOLDS[0]}\n```", f"{GOLDS[1]};", f"Here it is: {GOLDS[2]}; It sorts."]
+
+
+@pytest.mark.parametrize("layout", ["spider", "bird"])
+def test_wrapped_predictions_are_scored_as_the_official_scripts_do(layout, request, capsys):
+    folder = request.getfixturevalue(layout)
+    path = write(folder / "pred", "\n".join(text.replace("\n", " ") for text in WRAPPED)
+                 if layout == "spider" else
+                 {str(i): text + BIRD_MARK + "pets" for i, text in enumerate(WRAPPED)})
+    assert main(["--score", str(path), "--data", str(folder)]) == 0
+    output = capsys.readouterr().out
+    assert "all                3        1    33.3" in output
+    assert output.count("hint: ") == 1 and "hint: 2 predictions" in output
+    assert main(["--score", str(path), "--data", str(folder), "--extract"]) == 0
+    output = capsys.readouterr().out
+    assert "all                3        3   100.0" in output and "hint" not in output
+    path = write(folder / "pred", "\n".join(["SELECT nope;", "SELECT 1", "not SQL"])
+                 if layout == "spider" else {str(i): sql + BIRD_MARK + "pets" for i, sql in
+                                             enumerate(["SELECT nope;", "SELECT 1", "not SQL"])})
+    assert main(["--score", str(path), "--data", str(folder)]) == 0
+    assert "hint" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("content, message", [
     ("SELECT 1\n", "1 lines for 3 examples"), ("a\nb\nc\nd\n", "4 lines for 3"),
     ("a\nb\tdogs\nc\n", "prediction 1 is for the database 'dogs'"),
@@ -403,9 +747,24 @@ def test_wrong_predictions_exit_2_with_one_line(spider, capsys, content, message
 
 # The command line
 
-def run_cli(*arguments):
+def run_cli(*arguments, **environment):
     return subprocess.run([sys.executable, str(ROOT / "sqlexec.py"), *map(str, arguments)],
-                          capture_output=True, text=True, cwd="/")
+                          capture_output=True, text=True, cwd="/",
+                          env={**os.environ, **environment})
+
+
+def test_nothing_printed_raises_or_commands_the_terminal(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Zo\xc3\xab \x1b[31m\xff"))
+    add_database(folder / "database" / "pets" / "pets.sqlite")
+    write(folder / "dev.json", [{"db_id": "pets", "question": "q", "query": sql} for sql in
+                                ("SELECT 'Zoë\x1b[31m' FROM nope", "SELECT '\ud800'")])
+    for settings in ({"LC_ALL": "C.UTF-8"}, {"PYTHONIOENCODING": "ascii"}):
+        for arguments, code in ((("--selfcheck", folder), 1),
+                                (("--selfcheck", folder, "--split", "\x1b"), 2),
+                                (("--score", folder / "x", "--data", folder), 2)):
+            done = run_cli(*arguments, **settings)
+            assert done.returncode == code, done.stderr
+            assert "Traceback" not in done.stderr and "\x1b" not in done.stdout + done.stderr
 
 
 def test_score_prints_and_writes_every_verdict(spider):
@@ -478,6 +837,9 @@ def test_selfcheck(spider):
 
 
 def test_wrong_usage_exits_2():
+    for option in (["--ves", "0"], ["--timeout", "nan"], ["--timeout", "-1"], ["--timeout", "inf"]):
+        done = run_cli("--score", "x", "--data", "y", *option)
+        assert done.returncode == 2 and "--ves counts from 1, --timeout" in done.stderr
     assert run_cli("--selfcheck", "/nowhere").returncode == 2
     assert run_cli("--score", "x").returncode == 2
     assert run_cli().returncode == 2
@@ -502,3 +864,43 @@ def test_hardness(sql, level):
 def test_hardness_of_spider_dev_as_the_official_evaluator_counts_it():
     levels = Counter(hardness(example.query) for example in Data(SHARED / "spider").examples("dev"))
     assert levels == {"easy": 248, "medium": 440, "hard": 177, "extra": 169}
+
+
+# Synthetic queries
+
+TRAIN = ["SELECT name FROM pet WHERE age > 3", "SELECT COUNT(*) FROM pet WHERE name = 'Rex'",
+         "SELECT name FROM pet ORDER BY age", "SELECT name, age FROM pet WHERE age < 5",
+         "SELECT AVG(age) FROM pet", "SELECT name FROM pet ORDER BY age LIMIT 1"]
+
+
+def made_by_synth(folder, out, capsys):
+    counts = run_synth(folder, out, n=25, show=0)
+    return [json.loads(line)["query"] for line in (out / "synthetic.jsonl").read_text()
+            .splitlines()], counts, capsys.readouterr().out
+
+
+def test_synthesis_passes_over_what_it_cannot_use(spider, tmp_path, capsys):
+    examples = [{"db_id": "pets", "question": "q", "query": sql} for sql in TRAIN]
+    write(spider / "train.json", examples)
+    made, _, _ = made_by_synth(spider, tmp_path / "a", capsys)
+    write(spider / "train.json", examples + [
+        {"db_id": "dogs", "question": "q", "query": "SELECT 1"},
+        {"db_id": "pets", "question": "q", "query": "SELEKT ' FROM"},
+        {"db_id": "pets", "question": "q", "query": ""}])
+    again, counts, output = made_by_synth(spider, tmp_path / "b", capsys)
+    assert again == made != [] and counts["unusable"] == {"no such database": 1}
+    assert "training examples left out: 1 no such database" in output
+
+
+def test_queries_of_the_test_decide_nothing(spider, tmp_path, capsys):
+    write(spider / "train.json", [{"db_id": "pets", "question": "q", "query": s} for s in TRAIN])
+    made, counts, _ = made_by_synth(spider, tmp_path / "a", capsys)
+    assert counts["overlap"] == {"dev": len(set(made) & set(GOLDS))}
+    for split in ("dev", "test"):
+        write(spider / f"{split}.json", [{"db_id": "pets", "question": "q", "query": sql}
+                                         for sql in made[:3] + ["SELEKT"]])
+    again, counts, output = made_by_synth(spider, tmp_path / "b", capsys)
+    assert again == made and counts["overlap"] == {"dev": 3, "test": 3}
+    assert "3 of them are queries of test, by chance" in output
+    write(spider / "val.json", [{"db_id": "pets", "question": "q", "query": s} for s in made[:3]])
+    assert not set(made[:3]) & set(made_by_synth(spider, tmp_path / "c", capsys)[0])
