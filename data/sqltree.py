@@ -3,16 +3,14 @@
     parse(text) -> Query              tokens and precedence climbing, bounded in length and depth
     resolve(tree, schema) -> Query    every column bound to its table; prints in canonical form
     to_sql(tree) -> str               one line, single spaces, as few parentheses as needed
-    canonical_sql(sql, schema)        the query in canonical form
-    keeps_meaning(sql, raw, rows)     whether the canonical form gave the query's own rows
+    canonical_sql(sql, schema) -> str the same query in canonical form
+    keeps_meaning(sql, raw_rows, canonical_rows) -> bool     did it give the same rows?
     normalise(sql, schema) -> str     the text by which two spellings of one query compare equal
 
-Canonical form: T1, T2, ... only where a SELECT reads several tables, names as the schema spells
-them, text in single quotes, no ASC and no semicolon. It covers the SELECT statements of Spider and
-BIRD (WITH and window functions included). Not covered, and therefore an SQLError with its place:
-VALUES, recursive WITH, window frames, FILTER, parenthesised joins, table-valued functions, rowid,
-anything but one SELECT statement. Whoever puts the canonical form in the place of a query that a
-person wrote runs both: a Schema tells nothing of collations, for one.
+Canonical form: T1, T2, ... only where a SELECT reads several tables, names as the schema spells them,
+text in single quotes, no ASC and no semicolon. It covers the SELECT statements of Spider and BIRD
+(WITH and window functions included). Not covered, and therefore an SQLError with its place: VALUES,
+recursive WITH, window frames, FILTER, parenthesised joins, anything but one SELECT statement.
 """
 
 import re
@@ -25,12 +23,11 @@ MAX_DEPTH = 50                       # nested expressions and queries: keeps us 
 
 
 class SQLError(ValueError):
-    """What was wrong, and at which character (1-based) of the text; reason: the same without the
-    words of the query, for counting."""
+    """A reason to count by, what exactly, and at which character (1-based) of the text."""
 
-    def __init__(self, message, at=0):
-        super().__init__(f"{message} at character {at + 1}")
-        self.reason, self.at = re.sub(r",? (?:found )?['\"].*", "", message, flags=re.S), at + 1
+    def __init__(self, reason, at, detail=""):
+        super().__init__(f"{reason} {detail}".rstrip() + f" at character {at + 1}")
+        self.reason, self.at = reason, at + 1
 
 
 # ---------------------------------------------------------------------------------------------
@@ -220,7 +217,7 @@ _TOKEN = re.compile(r"""
 | (?P<name>`(?:[^`]|``)*`|\[[^\]]*\])
 | (?P<number>(?:0x[0-9a-f]+|(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)(?![\w.]))
 | (?P<word>[^\W\d][\w$]*)
-| (?P<op>[<>!]\s=|\|\||->>?|<>|[!<>=]=|<<|>>|[-+*/%=<>(),.;&|~])
+| (?P<op>[<>!]\s=|\|\||<>|[!<>=]=|<<|>>|->>?|[-+*/%=<>(),.;&|~])
 """, re.VERBOSE | re.DOTALL | re.IGNORECASE)
 
 
@@ -234,12 +231,13 @@ class Token(NamedTuple):
 def tokenise(text):
     """The tokens of a text, an "end" token last. SQLError for what is not SQL or too long."""
     if len(text) > MAX_LENGTH:
-        raise SQLError(f"query longer than {MAX_LENGTH} characters", MAX_LENGTH)
+        raise SQLError("query too long", MAX_LENGTH)
     tokens, at = [], 0
     while at < len(text):
         match = _TOKEN.match(text, at)
         if not match:
-            raise SQLError(f"cannot read {text[at:at + 10]!r}", at)
+            reason = "bind parameter" if text[at] in "?:@#$" else "no SQL token"
+            raise SQLError(reason, at, repr(text[at:at + 10]))
         kind, value = match.lastgroup, match.group()
         if "\0" in value:
             raise SQLError("NUL character", at)
@@ -258,7 +256,7 @@ def tokenise(text):
 
 _LEVELS = ("OR", "AND", "NOT",
            "= != IS LIKE GLOB REGEXP MATCH IN BETWEEN", "< <= > >=", "ESCAPE", "& | << >>",
-           "+ -", "* / %", "|| -> ->>", "COLLATE", "unary")
+           "+ -", "* / %", "||", "COLLATE", "unary")
 _PRECEDENCE = {op: level for level, ops in enumerate(_LEVELS) for op in ops.split()}
 _EQUALITY, _UNARY, _ATOM = _PRECEDENCE["="], _PRECEDENCE["unary"], len(_LEVELS)
 _SPELLING = {"==": "=", "<>": "!=", "ISNULL": "IS", "NOTNULL": "IS"}
@@ -290,10 +288,10 @@ class _Parser:
 
     def expect(self, word):
         if not self.accept(word):
-            self.fail(f"expected {word}, found {self.token.value!r}")
+            self.fail(f"expected {word}")
 
-    def fail(self, message):
-        raise SQLError(message, self.token.at)
+    def fail(self, reason):
+        raise SQLError(reason, self.token.at, f"(here is {self.token.value!r})")
 
     def take(self):
         self.next += 1
@@ -302,7 +300,7 @@ class _Parser:
     def deeper(self):
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            self.fail(f"nested deeper than {MAX_DEPTH} levels")
+            self.fail("nested too deep")
 
     def named(self):
         """Can the next token be a name?"""
@@ -312,7 +310,7 @@ class _Parser:
 
     def name(self):
         if not self.named() or not self.token.value:
-            self.fail(f"expected a name, found {self.token.value!r}")
+            self.fail("name in single quotes" if self.token.kind == "text" else "expected a name")
         return self.take().value
 
     def alias(self):
@@ -335,7 +333,7 @@ class _Parser:
         while self.accept(";"):
             pass
         if self.token.kind != "end":
-            self.fail(f"unexpected {self.token.value!r}")
+            self.fail("expected the end")
         return query
 
     def query(self):
@@ -359,7 +357,7 @@ class _Parser:
 
     def cte(self):
         if self.ahead("RECURSIVE"):
-            self.fail("recursive WITH is not covered")
+            self.fail("recursive WITH")
         name, columns = self.name(), ()
         if self.accept("("):
             columns = self.several(self.name)
@@ -374,6 +372,8 @@ class _Parser:
         return query
 
     def select(self):
+        if self.ahead("VALUES"):
+            self.fail("VALUES")
         self.expect("SELECT")
         distinct = self.accept("DISTINCT")
         self.accept("ALL")
@@ -419,14 +419,14 @@ class _Parser:
 
     def source(self, join):
         at = self.token.at
-        if self.token.kind == "text":
-            self.fail("table name in single quotes")
-        if self.ahead("(") and self.tokens[self.next + 1].upper not in ("SELECT", "WITH"):
-            self.fail("parenthesised join or VALUES")
+        if self.ahead("(") and self.tokens[self.next + 1].upper not in ("SELECT", "WITH", "VALUES"):
+            self.fail("parenthesised join")
         table = self.enclosed() if self.ahead("(") else self.name()
         if self.ahead("("):
             self.fail("table-valued function")
         alias, on, using = self.alias(), None, ()
+        if self.ahead("INDEXED") or self.ahead("NOT", "INDEXED"):
+            self.fail("INDEXED BY")
         if self.accept("ON"):
             on = self.expression()
         elif self.accept("USING"):
@@ -441,9 +441,9 @@ class _Parser:
         self.accept("ASC")
         nulls = ""
         if self.accept("NULLS"):
-            nulls = self.take().upper
-            if nulls not in ("FIRST", "LAST"):
+            if not self.ahead("FIRST") and not self.ahead("LAST"):
                 self.fail("expected FIRST or LAST")
+            nulls = self.take().upper
         return Order(expression, descending, nulls)
 
     # -- expressions
@@ -455,7 +455,7 @@ class _Parser:
         while (op := self.operator()) and _PRECEDENCE[op] >= minimum:
             self.chained += turns > 0 and op not in ("AND", "OR")
             if self.chained > MAX_DEPTH:             # a + b + c ... is a tree as deep as it is long
-                self.fail(f"more than {MAX_DEPTH} chained operators")
+                self.fail("too many chained operators")
             left, turns = self.infix(left, op), turns + 1
         self.depth -= 1
         return left
@@ -480,9 +480,12 @@ class _Parser:
             low = self.expression(_EQUALITY + 1)
             self.expect("AND")
             return Between(left, low, self.expression(_EQUALITY + 1), negated)
-        tight = _PRECEDENCE[op] + 1
-        if op == "IS" and self.accept("NOT") != self.accept("DISTINCT", "FROM"):
-            op = "IS NOT"
+        if op == "IS" and self.accept("NOT"):
+            op, tight = "IS NOT", _EQUALITY + 1
+        else:
+            tight = _PRECEDENCE[op] + 1
+        if self.accept("DISTINCT", "FROM"):          # SQLite's own reading of it
+            op = {"IS": "IS NOT", "IS NOT": "IS"}.get(op) or self.fail("expected IS")
         right = Literal("keyword", self.name()) if op == "COLLATE" else self.expression(tight)
         if op in ("AND", "OR"):
             same = [part.operands if isinstance(part, Logic) and part.op == op else (part,)
@@ -491,6 +494,8 @@ class _Parser:
         return Binary("NOT " + op if negated else op, left, right)
 
     def options(self):
+        if self.named():
+            self.fail("IN a table")
         self.expect("(")
         if self.ahead("SELECT") or self.ahead("WITH"):
             options = self.query()
@@ -561,9 +566,9 @@ class _Parser:
         else:
             args = () if self.ahead(")") else self.several(self.expression)
         self.expect(")")
-        call = Call(name, args, distinct)
         if self.ahead("FILTER", "("):
             self.fail("FILTER")
+        call = Call(name, args, distinct)
         return self.window(call) if self.accept("OVER") else call
 
     def cast(self):
@@ -580,7 +585,8 @@ class _Parser:
         return Cast(operand, " ".join(words))
 
     def window(self, call):
-        self.expect("(")
+        if not self.accept("(") or self.named() and not self.ahead("PARTITION"):
+            self.fail("window by name" if self.named() else "expected (")
         partition = self.several(self.expression) if self.accept("PARTITION", "BY") else ()
         order = self.several(self.order) if self.accept("ORDER", "BY") else ()
         if self.token.upper in ("ROWS", "RANGE", "GROUPS"):
@@ -781,11 +787,14 @@ def _print_query(tree):
 class _Scope:
     """What one SELECT sees: its sources, its item aliases, and the SELECT around it."""
 
-    def __init__(self, parent):
+    def __init__(self, parent, names):
         self.parent, self.sources, self.aliases, self.merged = parent, [], {}, set()
-        self.derived = False         # keeps its item aliases
+        self.names = names           # of all its item aliases, folded
+        self.unnamed = False         # reads columns that are called as SQLite likes
         self.correlated = False      # reads a source of a SELECT around it
         self.referenced = False      # is read by a SELECT inside it
+        self.alike = False           # reads a table that is called like our aliases
+        self.outer = False           # has a RIGHT or FULL JOIN
 
     def first_alias(self):
         """Number of the first T alias: above the outer ones only where both are in use here."""
@@ -795,7 +804,7 @@ class _Scope:
         return self.first_alias() + len(self.sources) - 1
 
     def alias(self, position):
-        several = len(self.sources) > 1 or self.referenced
+        several = len(self.sources) > 1 or self.referenced or self.correlated and self.alike
         return f"T{self.first_alias() + position}" if several else None
 
 
@@ -808,43 +817,45 @@ class _Bound(NamedTuple):
 
 class _Resolver:
     def __init__(self, schema):
-        self.tables = {table.name.lower(): (table.name, _folded([c.name for c in table.columns]))
+        self.tables = {fold(table.name): (table.name, [c.name for c in table.columns])
                        for table in schema.tables}
-        self.ctes = {}               # folded name -> (name, columns)
+        self.numbers = {(table.name, c.name) for table in schema.tables for c in table.columns
+                        if c.type == "number"}
+        self.ctes = {}               # folded name -> (name, columns, query); None: not yet read
         self.homes = []              # source number -> (its scope, position there)
 
     def query(self, query, parent, derived=False):
         """Resolves one query inside a scope. A derived table keeps its item aliases."""
-        outer = self.ctes
+        outer, self.ctes = self.ctes, {**self.ctes, **{fold(cte.name): None for cte in query.ctes}}
         for cte in query.ctes:
             inner = self.query(cte.query, parent, derived=True)
             columns = cte.columns or self.outputs(inner)
-            self.ctes = {**self.ctes, cte.name.lower(): (cte.name, _folded(columns), inner)}
-        ctes = tuple([replace(cte, query=self.ctes[cte.name.lower()][2]) for cte in query.ctes])
+            self.ctes = {**self.ctes, fold(cte.name): (cte.name, columns, inner)}
+        ctes = tuple([replace(cte, query=self.ctes[fold(cte.name)][2]) for cte in query.ctes])
         arms, scopes = zip(*[self.select(arm, parent, derived) for arm in query.arms])
         first = scopes[0]
         order = tuple([replace(term, expression=self.ordered(term.expression, first))
                        for term in query.order])
-        for term in order if query.ops else ():
-            if skip_collate(term.expression) not in [item.expression for item in arms[0].items]:
-                self.refuse_unless_ordinal(term.expression)
+        for term in order:
+            self.check_order(term.expression, first, arms, derived)
         limit, offset = [self.expression(part, first) if part else None
                          for part in (query.limit, query.offset)]
         self.ctes = outer
         return Query(arms, query.ops, order, limit, offset, ctes)
 
     def select(self, select, parent, derived):
-        scope = _Scope(parent)
+        names = [fold(item.alias or "") for item in select.items]
+        scope = _Scope(parent, set(names) - {""})
         sources = [self.source(source, scope) for source in select.sources]
-        sources = _spread([replace(source, on=_ordered_sides(self.expression(source.on, scope)))
+        sources = _spread([replace(source, on=self.ordered_sides(self.expression(source.on, scope)))
                            for source in sources])
         items = tuple([self.item(item, scope, derived) for item in select.items])
-        for item in select.items:
-            if item.alias:                           # of equal ones SQLite takes the first
-                scope.aliases.setdefault(item.alias.lower(), item.expression)
-        where, having = self.expression(select.where, scope), self.expression(select.having, scope)
-        group = tuple([self.term(part, self.expression(part, scope)) for part in select.group])
-        scope.derived = derived
+        scope.aliases = {name: item.expression
+                         for name, item in reversed(list(zip(names, items))) if name}
+        where, group, having = [self.expression(part, scope)
+                                for part in (select.where, select.group, select.having)]
+        for old, new in zip(select.group, group):
+            self.check_term(old, new, scope)
         return Select(items, select.distinct, sources, where, group, having), scope
 
     def item(self, item, scope, derived):
@@ -854,22 +865,26 @@ class _Resolver:
     def source(self, source, scope):
         if isinstance(source.table, Query):
             table = self.query(source.table, scope.parent, derived=True)
-            name, columns = None, _folded(self.outputs(table))
+            name, columns = None, self.outputs(table)
         else:
-            found = self.ctes.get(source.table.lower()) or self.tables.get(source.table.lower())
+            key = fold(source.table)
+            found = self.ctes[key] if key in self.ctes else self.tables.get(key)
             if not found:
-                raise SQLError(f"unknown table {source.table!r}", source.at)
+                reason = "recursive or later WITH" if key in self.ctes else "unknown table"
+                raise SQLError(reason, source.at, repr(source.table))
             table, columns = found[0], found[1]
-            name = None if source.table.lower() in self.ctes else table
+            name = None if key in self.ctes else table
+            scope.alike |= bool(re.fullmatch(r"t\d+", key))
+        listed, columns = columns, _folded(columns)
+        scope.unnamed |= len(columns) < len(listed)
         if source.join.startswith("NATURAL") or source.using:
-            if "RIGHT" in source.join or "FULL" in source.join:
-                raise SQLError("USING or NATURAL in an outer join from the right", source.at)
-            shared = [c.lower() for c in source.using] or list(columns)
+            shared = [fold(c) for c in source.using] or list(columns)
             scope.merged.update(shared)
+        scope.outer |= "RIGHT" in source.join or "FULL" in source.join
         number = len(self.homes)
         self.homes.append((scope, len(scope.sources)))
         called = source.alias or (source.table if isinstance(source.table, str) else "")
-        scope.sources.append(_Bound(number, called.lower(), name, columns))
+        scope.sources.append(_Bound(number, fold(called), name, columns))
         return replace(source, table=table, number=number)
 
     def outputs(self, query):
@@ -882,7 +897,8 @@ class _Resolver:
                         scope, position = self.homes[source.number]
                         names += scope.sources[position].columns.values()
             else:
-                names.append(item.alias or getattr(item.expression, "name", ""))
+                column = isinstance(item.expression, Column)
+                names.append(item.alias or (item.expression.name if column else ""))
         return names
 
     def expression(self, tree, scope):
@@ -893,107 +909,136 @@ class _Resolver:
                 return self.column(part, scope)
             if isinstance(part, Star) and part.qualifier:
                 return self.star(part, scope)
+            if part in (Literal("keyword", "TRUE"), Literal("keyword", "FALSE")):
+                self.check_keyword(fold(part.value), scope)
         return rewrite(tree, bind)
 
     def ordered(self, tree, scope):
         """An ORDER BY term: a name means the item of that alias before any column."""
-        if isinstance(tree, Binary) and tree.op == "COLLATE":
-            return replace(tree, left=self.ordered(tree.left, scope))
-        named = isinstance(tree, Column) and not tree.qualifier and tree.name.lower()
-        term = self.term(tree, self.expression(scope.aliases.get(named, tree), scope))
-        kept = scope.aliases.get(term.name.lower()) if isinstance(term, Column) else None
-        if scope.derived and kept and self.expression(kept, scope) != term:
-            raise SQLError("alias that hides a column", tree.at)
-        return term
+        term = _uncollated(tree)
+        named = isinstance(term, Column) and not term.qualifier
+        new = scope.aliases.get(fold(term.name)) if named else None
+        if new:
+            new = rewrite(tree, lambda part: new if part is term else None)
+        else:
+            new = self.expression(tree, scope)
+        self.check_term(tree, new, scope)
+        return new
 
-    def term(self, tree, resolved):
-        """An ORDER BY or GROUP BY term, which must not turn from a name into an ordinal."""
-        if not isinstance(tree, Literal) and _is_number(skip_collate(resolved)):
-            raise SQLError("sorted or grouped by a constant")
-        return resolved
+    def check_term(self, old, new, scope):
+        """A term of ORDER BY or GROUP BY must not become a number or a column from outside."""
+        old, bare = _uncollated(old), _uncollated(new)
+        while isinstance(bare, Unary):
+            old, bare = getattr(old, "operand", old), _uncollated(bare.operand)
+        if isinstance(bare, Literal) and bare.kind == "number" and not isinstance(old, Literal):
+            raise SQLError("alias of a constant", getattr(old, "at", 0))
+        outside, above = [], scope.parent
+        while above:
+            outside += [bound.number for bound in above.sources]
+            above = above.parent
+        if any(isinstance(part, Column) and part.source in outside for part in walk(new)):
+            raise SQLError("sorted or grouped by a column from outside", 0)
 
-    def refuse_unless_ordinal(self, term):
-        if not isinstance(term, Literal):
-            raise SQLError("ORDER BY of a compound query names no item of its first part")
+    def check_order(self, tree, scope, arms, derived):
+        """Would SQLite take a resolved ORDER BY term for an item that was not meant?"""
+        term, items = _uncollated(tree), [item.expression for item in arms[0].items]
+        if derived and isinstance(term, Column):     # here the aliases stay
+            if scope.aliases.get(fold(term.name), term) != term:
+                raise SQLError("alias that hides a column", term.at)
+        stars = {item.source for item in items if isinstance(item, Star)}
+        starred = isinstance(term, Column) and not stars.isdisjoint((None, term.source))
+        number = isinstance(term, Literal) and term.kind == "number"
+        if len(arms) > 1 and not number and not starred:
+            plain_term = not any(isinstance(part, (Query, Literal)) for part in walk(term))
+            if items.count(term) != 1 or not plain_term:
+                raise SQLError("compound not sorted by one column of its first arm", 0)
+
+    def check_keyword(self, key, scope):
+        while scope:
+            if key in scope.names or any(key in bound.columns for bound in scope.sources):
+                raise SQLError("column called TRUE or FALSE", 0)
+            scope = scope.parent
+
+    def ordered_sides(self, on):
+        """ON conditions with the earlier table on the left: one spelling for one join.
+
+        Numbers only: = compares text by the collation of its left side.
+        """
+        def swap(part):
+            if isinstance(part, Binary) and part.op == "=":
+                left, right = part.left, part.right
+                numbers = all([isinstance(side, Column) and (side.table, side.name) in self.numbers
+                               for side in (left, right)])
+                if numbers and left.source > right.source:
+                    return Binary("=", right, left)
+        return rewrite(on, swap)
 
     def star(self, star, scope):
-        numbers = [bound.number for bound in scope.sources if bound.name == star.qualifier.lower()]
-        if len(numbers) > 1:
-            raise SQLError("two tables of one name", star.at)
-        if numbers:
-            return Star(None, numbers[0])
-        raise SQLError(f"unknown table {star.qualifier!r}", star.at)
+        found = [bound for bound in scope.sources if bound.name == fold(star.qualifier)]
+        if len(found) != 1:
+            raise SQLError("ambiguous table" if found else "unknown table", star.at,
+                           repr(star.qualifier))
+        return Star(None, found[0].number)
 
     def column(self, column, scope):
         """Binds a column in the nearest scope that has it; marks the scopes it is seen through."""
-        crossed, key, unnamed = [], column.name.lower(), False
+        crossed, key = [], fold(column.name)
         while scope:
-            unnamed |= any("" in bound.columns for bound in scope.sources)
             found = [bound for bound in scope.sources if key in bound.columns
-                     and (column.qualifier is None or bound.name == column.qualifier.lower())]
+                     and (column.qualifier is None or bound.name == fold(column.qualifier))]
             if len(found) > 1 and key not in scope.merged:
-                raise SQLError(f"ambiguous column {column.name!r}", column.at)
+                raise SQLError("ambiguous column", column.at, repr(column.name))
+            if len(found) > 1 and scope.outer:       # the first that is not NULL
+                raise SQLError("RIGHT or FULL JOIN by equal names", column.at)
             if found:
                 return self.bound(column, found[0], scope, crossed)
-            if column.qualifier is None and key in scope.aliases:
-                if crossed:
-                    raise SQLError("alias of an outer query", column.at)
-                return self.expression(scope.aliases[key], scope)
+            if key in ("rowid", "oid", "_rowid_") and scope.sources:
+                raise SQLError("rowid", column.at)
+            if column.qualifier is None and key in scope.names:
+                if crossed or not scope.aliases:
+                    raise SQLError("alias inside a sub-query, an ON or an item", column.at)
+                return scope.aliases[key]
+            if column.quoted and scope.unnamed:
+                raise SQLError("column named by its expression, or text", column.at)
             crossed, scope = crossed + [scope], scope.parent
         if column.quoted and column.qualifier is None:
-            if unnamed or key in ("rowid", "oid", "_rowid_"):      # it may be no text, after all
-                raise SQLError("quoted name of an unnamed column", column.at)
             return Literal("text", column.name)
-        raise SQLError(f"unknown column {to_sql(column)!r}", column.at)
+        raise SQLError("unknown column", column.at, repr(to_sql(column)))
 
     def bound(self, column, source, scope, crossed):
         for inner in crossed:
             inner.correlated = scope.referenced = True
-        name = source.columns[column.name.lower()]
+        name = source.columns[fold(column.name)]
         return Column(name, None, not plain(name), source.table, source.number, column.at)
 
     def aliased(self, tree):
         """Writes the T aliases, once it is known which scopes are read from inside."""
         aliases = [scope.alias(position) for scope, position in self.homes]
-        taken = {alias.lower() for alias in aliases if alias}
 
         def write(part):
             if isinstance(part, Column) and part.source is not None:
                 return replace(part, qualifier=aliases[part.source])
             if isinstance(part, Star) and part.source is not None:
                 return replace(part, qualifier=aliases[part.source])
-            if isinstance(part, Source) and isinstance(part.table, str) and (
-                    aliases[part.number] is None and part.table.lower() in taken):
-                raise SQLError("table named like an alias", part.at)
             if isinstance(part, Source) and part.alias != aliases[part.number]:
                 return rewrite(replace(part, alias=aliases[part.number]), write)
         return rewrite(tree, write)
 
 
+def fold(name):
+    """A name as SQLite compares it: only ASCII letters have two cases."""
+    return name.lower() if name.isascii() else "".join(
+        [c.lower() if c.isascii() else c for c in name])
+
+
 def _folded(names):
-    """{folded name: name}, with a key "" where some have none to be called by."""
-    return {name.lower(): name for name in names}
+    return {fold(name): name for name in names if name}
 
 
-def skip_collate(tree):
-    return tree.left if isinstance(tree, Binary) and tree.op == "COLLATE" else tree
-
-
-def _is_number(tree):
-    """Would SQLite take it for the number of an item?"""
-    return (isinstance(tree, Literal) and tree.kind == "number"
-            or isinstance(tree, Unary) and tree.op in "+-" and _is_number(tree.operand))
-
-
-def _ordered_sides(on):
-    """ON conditions with the earlier table on the left: one spelling for one join."""
-    def swap(part):
-        if isinstance(part, Binary) and part.op == "=":
-            left, right = part.left, part.right
-            columns = isinstance(left, Column) and isinstance(right, Column)
-            if columns and left.source > right.source:
-                return Binary("=", right, left)
-    return rewrite(on, swap)
+def _uncollated(term):
+    while isinstance(term, Binary) and term.op == "COLLATE":
+        term = term.left
+    return term
 
 
 def _spread(sources):
@@ -1038,19 +1083,23 @@ def resolve(tree, schema):
 
 
 def canonical_sql(sql, schema):
-    """The query in canonical form. SQLError if it cannot be read."""
+    """The query in canonical form. SQLError if it cannot be read.
+
+    It should mean the same, but only the database can tell: see keeps_meaning.
+    """
     return to_sql(resolve(parse(sql), schema))
 
 
-def keeps_meaning(sql, raw, rows):
-    """Whether rows, what the canonical form of `sql` gave, are what `sql` itself gave: the same
-    rows as often, cells of one type and columns in one order; in one order where sql asks for one
-    or takes only some. raw, rows: lists of tuples."""
-    ours, theirs = [[tuple([(type(cell), cell) for cell in row]) for row in some]
-                    for some in (raw, rows)]
-    if re.search(r"\b(order\s+by|limit)\b", sql, re.I):
-        return ours == theirs
-    return Counter(ours) == Counter(theirs)
+def keeps_meaning(sql, raw_rows, canonical_rows):
+    """Whether a query as written and its canonical form gave the same rows (lists of tuples).
+
+    Stricter than any verdict: the columns in the same order, 1 is not 1.0, and the rows in the
+    same order where `sql` has an ORDER BY (of a sub-query, or in a comment) or a LIMIT anywhere.
+    """
+    raw, canonical = [[tuple([(type(cell), repr(cell)) for cell in row]) for row in rows]
+                      for rows in (raw_rows, canonical_rows)]
+    ordered = re.search("order.*by|limit", sql, re.I | re.S)
+    return raw == canonical if ordered else Counter(raw) == Counter(canonical)
 
 
 def normalise(sql, schema):

@@ -731,7 +731,7 @@ def test_synthesis_for_a_database_without_labels(cli, idle, world, tmp_path):
 @pytest.mark.parametrize("harm, word", [
     (lambda path: path.write_text("no database"), "mine.sqlite"),
     (lambda path: shutil.copy(path, path.with_suffix(".db")), "two databases of one name"),
-    (lambda path: path.rename(path.with_suffix(".txt")), "no .sqlite file")])
+    (lambda path: path.rename(path.with_suffix(".txt")), "none of the folders")])
 def test_own_databases_that_cannot_be_used(cli, idle, world, tmp_path, harm, word):
     (tmp_path / "data").mkdir()
     harm(Path(shutil.copy(zoo(world), tmp_path / "data" / "mine.sqlite")))
