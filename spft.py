@@ -20,10 +20,12 @@ Zhang, Duan, Su, Liu, Han: Findings of EMNLP 2025, arXiv 2509.03937.  Where to f
 What differs from the paper, or is left open by it:
  1. One set of weights serves both directions, question to SQL and SQL to question; the prompt says
     which (the paper trains a second model).
- 2. Templates come from a SQL reader with rules, not from a prompted LLM (data/templates.py).
+ 2. Templates come from a SQL reader with rules, not from a prompted LLM
+    (data/synthesis/templates.py).
  3. Each VBI-FT round starts from the last round's weights and trains on all synthetic pairs so far.
  4. Templates keep which tables a query reads and how they are linked; aggregates, comparisons and
-    sort directions are drawn anew in some; queries that teach nothing are rejected (data/sense.py).
+    sort directions are drawn anew in some; queries that teach nothing are rejected
+    (data/synthesis/quality.py).
  5. Of a few sampled questions for a synthetic query, the one that names all its text values and
     makes the query likeliest is kept; no query is dropped for being hard.
  6. A random sixth of a round's synthetic pairs is its synthetic validation set.  From the second
@@ -65,16 +67,16 @@ from torch import distributed
 from tqdm import tqdm
 
 import model as lm
-from data import scoring
-from data.answers import printable, safe_output, sql_of_answer
-from data.benchmark import Data, Example
-from data.schema_text import compact, ddl, gold_first, narrow, rank
-from data.sqltree import (Literal, SQLError, canonical_sql, keeps_meaning, normalise, parse,
+from data.benchmarks import scoring
+from data.prompts.answers import printable, safe_output, sql_of_answer
+from data.benchmarks.reader import Data, Example
+from data.prompts.schema_text import compact, ddl, gold_first, narrow, rank
+from data.sql.tree import (Literal, SQLError, canonical_sql, keeps_meaning, normalise, parse,
                           quote_name, quote_text, rewrite, to_sql, walk)
-from data.synth import run_synth, template_sources
-from data.templates import TemplatePool, synthesize
-from data.values import ValueIndex
-from data.worlds import Lexicon, random_pairs, random_world
+from data.synthesis.run import run_synth, template_sources
+from data.synthesis.templates import TemplatePool, synthesize
+from data.prompts.values import ValueIndex
+from data.pretraining.random_schemas import Lexicon, random_pairs, random_world
 from sqlexec import DataError, Verifier, read_schema, same_result
 
 HERE = Path(__file__).resolve().parent

@@ -5,7 +5,7 @@
     same_result  decides whether two results are equal, as Spider or BIRD would
     read_schema  the Schema that a database file declares
 
-    python sqlexec.py --selfcheck DATA_DIR                  (data/scoring.py)
+    python sqlexec.py --selfcheck DATA_DIR                  (data/benchmarks/scoring.py)
     python sqlexec.py --score PRED_FILE --data DATA_DIR
 
 Covered, with the test in tests/test_sqlexec.py that shows it:
@@ -951,5 +951,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         work(Limits(*json.loads(sys.argv[2])))
     else:
-        from data.scoring import main
+        from data.benchmarks.scoring import main
         sys.exit(main())

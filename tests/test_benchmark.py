@@ -16,15 +16,15 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(ROOT))
 
-from data import benchmark  # noqa: E402
-from data.benchmark import Data, Example  # noqa: E402
-from data.schema_text import compact  # noqa: E402
-from data.sqltree import canonical_sql  # noqa: E402
-from data.values import ValueIndex  # noqa: E402
-from data.scoring import (  # noqa: E402
+from data.benchmarks import reader as benchmark  # noqa: E402
+from data.benchmarks.reader import Data, Example  # noqa: E402
+from data.prompts.schema_text import compact  # noqa: E402
+from data.sql.tree import canonical_sql  # noqa: E402
+from data.prompts.values import ValueIndex  # noqa: E402
+from data.benchmarks.scoring import (  # noqa: E402
     BIRD_MARK, efficiency, hardness, main, print_scores, read_predictions, score_predictions,
     write_predictions, write_scores, write_verdicts)
-from data.synth import run_synth  # noqa: E402
+from data.synthesis.run import run_synth  # noqa: E402
 from sqlexec import (  # noqa: E402
     Column, DataError, Schema, Table, Verifier, read_schema, run_sql)
 
@@ -555,7 +555,7 @@ def test_broken_databases(tmp_path):
 def test_two_processes_may_build_at_once(tmp_path):
     write(tmp_path / "database" / "pets" / "pets.sql", SCRIPT + "".join(
         f"INSERT INTO pet VALUES ({i}, 'n', {i});\n" for i in range(10, 3000)))
-    code = ("import sys; from data.benchmark import Data; from sqlexec import run_sql;"
+    code = ("import sys; from data.benchmarks.reader import Data; from sqlexec import run_sql;"
             "print(run_sql(Data(sys.argv[1]).databases('pets')[0],"
             " 'SELECT COUNT(*) FROM pet').rows[0][0])")
     running = [subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT,

@@ -32,7 +32,7 @@ def sources(*folders):
             and (not folders or path.rpartition("/")[0] in ("", *folders))]
 
 
-RUNTIME = sources("data")
+RUNTIME = [path for path in sources() if not path.startswith("tests/")]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.demo_phrases import WORLDS  # noqa: E402
-from data.make_demo import CONSTRUCTS, DEMO, SPLITS, make_demo  # noqa: E402
+from data.demo.phrases import WORLDS  # noqa: E402
+from data.demo.make import CONSTRUCTS, DEMO, SPLITS, make_demo  # noqa: E402
 
 ITEMS = {split: json.loads((DEMO / f"{split}.json").read_text("utf-8")) for split in SPLITS}
 EVERY = [(split, item) for split, items in ITEMS.items() for item in items]
@@ -37,7 +37,7 @@ def test_the_script_makes_the_committed_files(tmp_path):
     make_demo(tmp_path)
     made = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
     kept = sorted(p.relative_to(DEMO) for p in DEMO.rglob("*")
-                  if p.is_file() and p.suffix != ".sqlite")
+                  if p.is_file() and p.suffix in (".sql", ".json"))
     assert made == kept and len(made) == len(WORLDS) + len(SPLITS)
     _, differing, missing = filecmp.cmpfiles(tmp_path, DEMO, made, shallow=False)
     assert not differing and not missing

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from data.schema_text import compact, ddl, gold_first, narrow, rank
+from data.prompts.schema_text import compact, ddl, gold_first, narrow, rank
 from sqlexec import Column, Schema, Table, read_schema
 
 SHOP = Schema("shop", (

@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 
 import model as lm
 import spft
-from data.benchmark import Data, Example
-from data.sqltree import normalise
+from data.benchmarks.reader import Data, Example
+from data.sql.tree import normalise
 from model import Sample
 from spft import Candidate, Config, Item
 from sqlexec import Column, Result, Schema, Table, Verifier, read_schema

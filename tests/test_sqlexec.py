@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bench")]
 
 import sqlexec  # noqa: E402
 from bench_verifier import official_equal  # noqa: E402
-from data.benchmark import Data  # noqa: E402
+from data.benchmarks.reader import Data  # noqa: E402
 from sqlexec import DataError, Limits, Verifier, read_schema, run_sql, same_result  # noqa: E402
 
 STATUSES = {"ok", "error", "timeout", "too_big", "refused", "bad_gold"}

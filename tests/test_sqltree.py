@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data.benchmark import Data
-from data.sqltree import (
+from data.benchmarks.reader import Data
+from data.sql.tree import (
     MAX_DEPTH, Binary, Call, Column, Literal, Query, SQLError, Subquery, Unary, canonical_sql,
     keeps_meaning, normalise, parse, resolve, to_sql, tokenise, walk)
 from sqlexec import Column as SchemaColumn, Connection, Limits, Schema, Table, read_schema

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from data import values
-from data.benchmark import Data
-from data.sense import comparable, is_label, suits
-from data.sqltree import (
+from data.prompts import values
+from data.benchmarks.reader import Data
+from data.synthesis.quality import comparable, is_label, suits
+from data.sql.tree import (
     Binary, Column, Select, canonical_sql, normalise, parse, quote_name, resolve, to_sql, walk)
-from data.synth import compare, distance, run_synth
-from data.templates import (
+from data.synthesis.run import compare, distance, run_synth
+from data.synthesis.templates import (
     LEVELS, Database, TemplatePool, Unfilled, extract, extract_bound, fill, render, synthesize)
-from data.values import Profile, Profiles
+from data.prompts.values import Profile, Profiles
 from sqlexec import Column as SchemaColumn, Connection, DataError, Limits, read_schema, run_sql
 
 SPIDER = Path(__file__).resolve().parents[2] / "shared" / "spider"

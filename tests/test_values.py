@@ -5,8 +5,8 @@ from contextlib import closing
 
 import pytest
 
-from data import values as values_module
-from data.values import ValueIndex, fold, phrase
+from data.prompts import values as values_module
+from data.prompts.values import ValueIndex, fold, phrase
 from sqlexec import Column, DataError, Schema, Table, read_schema
 
 SCRIPT = '''

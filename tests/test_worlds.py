@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from data import worlds
-from data.worlds import KINDS, Lexicon, build, literal, plural, random_pairs, random_world
+from data.pretraining import random_schemas as worlds
+from data.pretraining.random_schemas import (
+    KINDS, Lexicon, build, literal, plural, random_pairs, random_world)
 from sqlexec import DataError
 
 STRING = re.compile(r"'((?:[^']|'')*)'")

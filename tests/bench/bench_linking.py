@@ -21,9 +21,9 @@ from contextlib import closing
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.benchmark import Data
-from data.schema_text import compact, ddl, gold_tables, narrow, rank
-from data.values import NUMBER, ValueIndex, phrase
+from data.benchmarks.reader import Data
+from data.prompts.schema_text import compact, ddl, gold_tables, narrow, rank
+from data.prompts.values import NUMBER, ValueIndex, phrase
 from sqlexec import read_schema
 
 TOKEN = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|[A-Za-z_]\w*|\d[\d.]*|[<>!]\s*=|<>|\S""")

@@ -18,11 +18,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from data.benchmark import Data                                            # noqa: E402
-from data.sqltree import (                                                 # noqa: E402
+from data.benchmarks.reader import Data                                            # noqa: E402
+from data.sql.tree import (                                                 # noqa: E402
     Binary, Column, Select, SQLError, canonical_sql, normalise, parse, resolve, to_sql, walk)
-from data.synth import compare                                             # noqa: E402
-from data.templates import (                                               # noqa: E402
+from data.synthesis.run import compare                                             # noqa: E402
+from data.synthesis.templates import (                                               # noqa: E402
     LEVELS, PLACES, Database, TemplatePool, Unfilled, extract_bound, fill, render, synthesize)
 from sqlexec import Connection, Limits                                     # noqa: E402
 

@@ -7,10 +7,10 @@
     keeps_meaning(sql, raw_rows, canonical_rows) -> bool     did it give the same rows?
     normalise(sql, schema) -> str     the text by which two spellings of one query compare equal
 
-Canonical form: T1, T2, ... only where a SELECT reads several tables, names as the schema spells them,
-text in single quotes, no ASC and no semicolon. It covers the SELECT statements of Spider and BIRD
-(WITH and window functions included). Not covered, and therefore an SQLError with its place: VALUES,
-recursive WITH, window frames, FILTER, parenthesised joins, anything but one SELECT statement.
+Canonical form: T1, T2, ... only where a SELECT reads several tables, names as the schema spells
+them, text in single quotes, no ASC and no semicolon. It covers the SELECT statements of Spider and
+BIRD (WITH and window functions included). Not covered, and therefore an SQLError with its place:
+VALUES, recursive WITH, window frames, FILTER, parenthesised joins, anything but one SELECT.
 """
 
 import re
@@ -613,7 +613,7 @@ def parse(text):
 # ---------------------------------------------------------------------------------------------
 # Printer
 
-# A name between NULs is a template's slot: no SQL text can hold one (see templates.py).
+# A name between NULs is a template's slot (data/synthesis): no SQL text can hold one.
 _PLAIN = re.compile(r"[^\W\d]\w*|\0\w+\0")
 # SQLite would take most of the second half bare, but a reader should not have to know which.
 _QUOTED = RESERVED.union(_KEYWORDS, """

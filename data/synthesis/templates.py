@@ -11,7 +11,7 @@ one slot. The paper drops FROM and JOIN. Here the tables are slots too, and the 
 (joins, IN, set operators) are kept beside the text: without them 24% of Spider's queries over
 several tables come back with too few. A link is filled by a declared foreign key or not at all; a
 key of several columns is joined whole.
-What is refused as senseless is told by the rules of data/sense.py.
+What is refused as senseless is told by the rules of data/synthesis/quality.py.
 """
 
 import random
@@ -22,13 +22,14 @@ from functools import cached_property
 from itertools import accumulate, chain, groupby
 from typing import NamedTuple
 
-from data import sense
-from data.sense import ARITHMETIC, COMPARISONS, RANGE, is_label, is_link, number, plain_sources
-from data.sqltree import (
+from data.synthesis import quality as sense
+from data.synthesis.quality import (
+    ARITHMETIC, COMPARISONS, RANGE, is_label, is_link, number, plain_sources)
+from data.sql.tree import (
     Between, Binary, Call, Column, In, Item, Literal, Logic, Order, Query, Select, Source, SQLError,
     Star, Subquery, Window, With, conjunction, conjuncts, literal, parse, quote_name, resolve,
     rewrite, to_sql, walk)
-from data.values import Profiles
+from data.prompts.values import Profiles
 from sqlexec import read_schema
 
 GAMMA = 0.3                  # a table d keys away is drawn with weight GAMMA ** d [ours]

@@ -1,13 +1,13 @@
 """Write data/demo: eight databases and their questions, byte for byte the same on every run.
 
-    python data/make_demo.py              rewrite data/demo and print the counts
-    python data/make_demo.py --show 100   print 100 random questions with SQL and first row
+    python data/demo/make.py              rewrite data/demo and print the counts
+    python data/demo/make.py --show 100   print 100 random questions with SQL and first row
 
 A question is drawn as a noun phrase ("books written by Jules Verne with more than 300 pages")
 that carries its own FROM and WHERE, put into one of the KINDS of question below. Every query is
 executed while drawing: one that returns nothing, only NULLs, a tie under its LIMIT or the same
 rows without one of its conditions is thrown away. A query's text belongs to one split only.
-Phrasings marked ~ (here and in demo_phrases.py) occur in test only, in about a quarter of its
+Phrasings marked ~ (here and in phrases.py) occur in test only, in about a quarter of its
 questions; the count is printed.
 
 One way of writing per meaning: the table of the first selected column comes first in FROM; "the
@@ -26,10 +26,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.demo_phrases import WORLDS, fill_rows  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from data.demo.phrases import WORLDS, fill_rows  # noqa: E402
 
-DEMO = Path(__file__).resolve().parent / "demo"
+DEMO = Path(__file__).resolve().parent
 SPLITS = {"train": 500, "val": 300, "test": 1100}
 AGAIN = 0.15                 # share of questions that ask for a query of their split once more
 NEW_IN_TEST = 0.15           # how often a ~ phrase is taken where there is one

@@ -1,6 +1,6 @@
 """The demo world: eight everyday databases and the words people use for what is in them.
 
-Nothing here computes anything but rows; data/make_demo.py turns it into SQL files and questions.
+Nothing here computes anything but rows; data/demo/make.py turns it into SQL files and questions.
 How a phrase is written:
 
     a|b|~c         alternatives; one that starts with ~ occurs in test questions only

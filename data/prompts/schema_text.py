@@ -14,8 +14,8 @@ as before: a table comes with those on its shortest foreign-key path to the tabl
 from collections import Counter, deque
 from dataclasses import replace
 
-from data.sqltree import Source, SQLError, parse, quote_name, resolve, walk
-from data.values import NAME_PART, STOP, WORD, fold
+from data.sql.tree import Source, SQLError, parse, quote_name, resolve, walk
+from data.prompts.values import NAME_PART, STOP, WORD, fold
 
 
 # ---------------------------------------------------------------------------------------------

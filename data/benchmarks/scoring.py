@@ -18,8 +18,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from data.answers import one_line, printable, safe_output, sql_of_answer
-from data.benchmark import SPLITS, Data, read_text
+from data.prompts.answers import one_line, printable, safe_output, sql_of_answer
+from data.benchmarks.reader import SPLITS, Data, read_text
 from sqlexec import MODES, DataError, Verifier, order_matters, same_result
 
 

@@ -15,9 +15,9 @@ import sqlite3
 from collections import Counter
 from pathlib import Path
 
-from data.benchmark import SPLITS, Data
-from data.sqltree import Query, Select, SQLError, normalise, parse, resolve, walk
-from data.templates import LEVELS, TemplatePool, extract, synthesize
+from data.benchmarks.reader import SPLITS, Data
+from data.sql.tree import Query, Select, SQLError, normalise, parse, resolve, walk
+from data.synthesis.templates import LEVELS, TemplatePool, extract, synthesize
 from sqlexec import DataError, Verifier
 
 
@@ -63,7 +63,7 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
 def template_sources(data, examples):
     """(sql, schema) pairs to take templates from: the training examples; where the databases are
     a person's own, with few examples or none, the demo's as well."""
-    demo = Data(Path(__file__).parent / "demo") if data.own else None
+    demo = Data(Path(__file__).parents[1] / "demo") if data.own else None
     return ([(e.query, data.schema(e.db_id)) for e in examples]
             + [(e.query, demo.schema(e.db_id)) for e in (demo.examples("train") if demo else [])])
 

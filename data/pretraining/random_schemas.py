@@ -3,7 +3,7 @@
 Names and values come from an open vocabulary (words.txt, compounds, made-up words, codes), so
 that a model trained here has to copy what it reads. A tenth of the words, of the syllables and
 of the phrasings is held out: Lexicon(heldout=True) draws only those, for measuring.
-Try `python -m data.worlds --show 40` and `python -m data.worlds --check 2000`.
+Try `python -m data.pretraining.random_schemas --show 40`, or `--check 2000`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from data.sqltree import literal, quote_name as quote
+from data.sql.tree import literal, quote_name as quote
 from sqlexec import Column, DataError, Schema, Table
 
 SLOT = re.compile(r"\{(\w+)\}")

@@ -1,0 +1,1 @@
+"""Spider, BIRD and own databases: examples in, official scores out."""

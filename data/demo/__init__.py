@@ -1,0 +1,1 @@
+"""The embedded demo: eight databases, their questions, and what makes them."""

@@ -1,0 +1,1 @@
+"""How the base model was made: random schemas, questions and SQL."""

@@ -1,0 +1,1 @@
+"""SQL queries as trees: read, bound to a schema, printed."""

@@ -1,0 +1,1 @@
+"""Synthetic SQL from templates (section 3.1.1)."""
