@@ -105,7 +105,7 @@ class Data:
             records = [(f"{path}: example {index}", record) for path in files
                        for index, record in enumerate(_read_list(path))]
             examples = [(place, self._example(record, place)) for place, record in records]
-            mode = "bird" if any("SQL" in record for _, record in records) else "spider"
+            mode = "bird" if any("SQL" in record for _, record in records[:1]) else "spider"
             self._splits[split] = examples, mode
         return self._splits[split]
 
@@ -201,8 +201,9 @@ class Data:
         for db_id in sorted(self.own) or sorted({e.db_id for e in self.usable(split)[0]}):
             for path in self.databases(db_id):
                 text = path.with_suffix(".sql")     # bytes of a built file vary with SQLite
+                built = _built_from(path) is not None and text.is_file()
                 total.update(f"{db_id}/{path.name}".encode())
-                with open(text if _built_from(path) is not None else path, "rb") as file:
+                with open(text if built else path, "rb") as file:
                     while block := file.read(1 << 20):
                         total.update(block)
         return total.hexdigest()[:16]

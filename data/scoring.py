@@ -266,7 +266,7 @@ def write_verdicts(path, examples, predictions, verdicts):
 def _write(path, text):
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as problem:
         raise DataError(f"{path}: {problem}") from problem
 
@@ -374,6 +374,6 @@ def main(arguments=None):
     with safe_output():
         try:
             return selfcheck(options) if options.selfcheck else score(options)
-        except DataError as problem:
+        except (DataError, OSError) as problem:
             print(f"error: {printable(str(problem))}", file=sys.stderr)
             return 2

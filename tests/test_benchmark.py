@@ -451,7 +451,7 @@ def test_text_beside_a_database_of_another_name_builds_nothing(tmp_path):
     "VACUUM INTO '{out}';", "VACUUM main INTO '{out}' || '';", "DETACH main;",
     "SELECT load_extension('{out}');", "SELECT writefile('{out}', 'x');",
     "CREATE TABLE t (a); CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT writefile('{out}', 1); "
-    "END; INSERT INTO t VALUES (1);", ".output {out}\n.dump\n", "CREATE TABLE t (a);\n.read {out}"])
+    "END; INSERT INTO t VALUES (1);", ".output {out}\n.dump\n", "SELECT 1;\n.read {out}"])
 def test_script_of_a_database_reaches_nothing_outside(tmp_path, script):
     text = write(tmp_path / "database" / "pets" / "pets.sql",
                  SCRIPT + script.replace("{out}", str(tmp_path / "out")))
@@ -509,6 +509,14 @@ def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "touch", touch)
     with pytest.raises(DataError, match="pets.sql: cannot build pets.sqlite: .*Read-only file sys"):
         Data(tmp_path).databases("pets")
+
+
+def test_built_database_stays_when_its_text_goes(tmp_path):
+    text = write(tmp_path / "database" / "pets" / "pets.sql", SCRIPT)
+    write(tmp_path / "dev.json", records())
+    Data(tmp_path).databases("pets")
+    text.unlink()
+    assert len(Data(tmp_path).digest("dev")) == 16 and Data(tmp_path).schema("pets").tables
 
 
 def test_empty_file_beside_text_is_built(tmp_path):
@@ -841,6 +849,8 @@ def test_wrong_usage_exits_2():
         done = run_cli("--score", "x", "--data", "y", *option)
         assert done.returncode == 2 and "--ves counts from 1, --timeout" in done.stderr
     assert run_cli("--selfcheck", "/nowhere").returncode == 2
+    done = run_cli("--selfcheck", "x" * 5000)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
     assert run_cli("--score", "x").returncode == 2
     assert run_cli().returncode == 2
 
