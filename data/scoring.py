@@ -288,6 +288,9 @@ def score(options):
     print_scores(summary)
     wrapped = sum(verdict.status in ("refused", "error") and query != pred.rstrip("; ")
                   for verdict, query, pred in zip(verdicts, queries, predictions))
+    if options.extract:
+        summary["extracted"] = True
+        print("of predictions with fences or prose, the SQL in them: no official score")
     if wrapped:
         print(f"hint: {wrapped} predictions that do not run hold more than SQL (fences, prose): "
               "--extract takes the SQL out, which the official scripts do not")

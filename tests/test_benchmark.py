@@ -464,7 +464,7 @@ def test_script_of_a_database_reaches_nothing_outside(tmp_path, script):
 def test_script_that_never_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "BUILD_SECONDS", 0.2)
     text = write(tmp_path / "database" / "pets" / "pets.sql",
-                 "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x FROM c) SELECT MAX(x) FROM c;")
+                 "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x FROM c) SELECT MAX(x) FROM c")
     with pytest.raises(DataError, match="pets.sql: .*not done after 0.2 s"):
         Data(tmp_path).databases("pets")
     assert os.listdir(text.parent) == ["pets.sql"]
@@ -728,9 +728,11 @@ def test_wrapped_predictions_are_scored_as_the_official_scripts_do(layout, reque
     output = capsys.readouterr().out
     assert "all                3        1    33.3" in output
     assert output.count("hint: ") == 1 and "hint: 2 predictions" in output
-    assert main(["--score", str(path), "--data", str(folder), "--extract"]) == 0
+    assert main(["--score", str(path), "--data", str(folder), "--extract", "--json",
+                 str(folder / "scores.json")]) == 0
     output = capsys.readouterr().out
     assert "all                3        3   100.0" in output and "hint" not in output
+    assert json.loads((folder / "scores.json").read_text())["extracted"]
     path = write(folder / "pred", "\n".join(["SELECT nope;", "SELECT 1", "not SQL"])
                  if layout == "spider" else {str(i): sql + BIRD_MARK + "pets" for i, sql in
                                              enumerate(["SELECT nope;", "SELECT 1", "not SQL"])})
