@@ -61,7 +61,7 @@ class Data:
         self.own = {} if self.roots else _own_databases(self.folder)
         if not self.roots and not self.own:
             raise DataError(f"{folder}: none of the folders {', '.join(DATABASE_FOLDERS)} in it, "
-                            f"and no file that ends in {', '.join(SUFFIXES)}")
+                            f"and no .sqlite file, nor {', '.join(SUFFIXES[1:])}")
         self._names = defaultdict(list)
         for db_id in self.db_ids():
             self._names[db_id.lower()].append(db_id)
