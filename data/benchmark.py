@@ -404,4 +404,6 @@ def _run_script(connection, script):
                          f"not done after {BUILD_SECONDS} s" if late else
                          " ".join(str(problem).split())[:300]) from problem
     connection.set_authorizer(None)
+    if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise ValueError("the script leaves no table")
     connection.set_progress_handler(None, 0)

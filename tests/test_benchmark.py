@@ -461,6 +461,13 @@ def test_script_of_a_database_reaches_nothing_outside(tmp_path, script):
     assert os.listdir(text.parent) == ["pets.sql"] and os.listdir(tmp_path) == ["database"]
 
 
+@pytest.mark.parametrize("script", ["", "-- nothing", "BEGIN;\n" + SCRIPT + "ROLLBACK; -- errors"])
+def test_script_that_leaves_nothing(tmp_path, script):
+    write(tmp_path / "database" / "pets" / "pets.sql", script)
+    with pytest.raises(DataError, match="pets.sql: .*the script leaves no table"):
+        Data(tmp_path).databases("pets")
+
+
 def test_script_that_never_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "BUILD_SECONDS", 0.2)
     text = write(tmp_path / "database" / "pets" / "pets.sql",
