@@ -734,7 +734,7 @@ def test_wrapped_predictions_are_scored_as_the_official_scripts_do(layout, reque
     assert main(["--score", str(path), "--data", str(folder)]) == 0
     output = capsys.readouterr().out
     assert "all                3        1    33.3" in output
-    assert output.count("hint: ") == 1 and "hint: 2 predictions" in output
+    assert output.count("hint: ") == 1 and "hint: 2 of 3 predictions" in output
     assert main(["--score", str(path), "--data", str(folder), "--extract", "--json",
                  str(folder / "scores.json")]) == 0
     output = capsys.readouterr().out
