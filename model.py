@@ -695,6 +695,8 @@ class Tokenizer:
         self.settings = read_json(settings) if settings.exists() else {}
         self.template = chat_template(self.folder, self.settings)
         self.end = self.end_token()
+        config = self.folder / "config.json"
+        self.context = (read_json(config) if config.exists() else {}).get("max_position_embeddings")
 
     def end_token(self):
         """The id that ends an answer: the tokeniser's own eos_token, if the model stops at it."""

@@ -22,12 +22,21 @@ What differs from the paper, or is left open by it:
     which (the paper trains a second model).
  2. Templates come from a SQL reader with rules, not from a prompted LLM (data/templates.py).
  3. Each VBI-FT round starts from the last round's weights and trains on all synthetic pairs so far.
- 4. Of a few sampled questions for a synthetic query, the one that names all its text values and
+ 4. Templates keep which tables a query reads and how they are linked; aggregates, comparisons and
+    sort directions are drawn anew in some; queries that teach nothing are rejected (data/sense.py).
+ 5. Of a few sampled questions for a synthetic query, the one that names all its text values and
     makes the query likeliest is kept; no query is dropped for being hard.
- 5. The opponent is the weakest fine-tuned candidate: the untuned base model is not in M.
- 6. A round of self-play that loses validation accuracy joins the candidates but never becomes main,
-    since main is always the best.
- 7. The embedded demo starts from a 2-million-parameter model made by `--stage pretrain`.
+ 6. A random sixth of a round's synthetic pairs is its synthetic validation set.  From the second
+    round on, half the draws follow the templates of y-, half their frequency in training.
+ 7. The opponent is the weakest fine-tuned candidate: the untuned base model is not in M.
+ 8. A round of self-play that loses validation accuracy joins the candidates but never becomes main,
+    since main is always the best; of equals the newest is.
+ 9. Self-play asks the labelled and the last round's synthetic questions.  The golds of the latter
+    are noisy (see the round trip in README), so that R = 1 also punishes some right SQL there.
+10. A gold that does not run gives no verdict: its example counts nowhere.
+11. Training writes SQL in one canonical form where that returns the gold's rows; verdicts are
+    always against the gold as written.  The SQL of test questions decides nothing.
+12. The embedded demo starts from a 2-million-parameter model made by `--stage pretrain`.
 """
 
 import argparse
@@ -37,13 +46,16 @@ import math
 import os
 import random
 import shutil
+import signal
 import sys
+import threading
 import time
 import zlib
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")   # spinning threads steal the verifier's core
@@ -54,15 +66,16 @@ from tqdm import tqdm
 
 import model as lm
 from data import scoring
+from data.answers import printable, safe_output, sql_of_answer
 from data.benchmark import Data, Example
 from data.schema_text import compact, ddl, gold_first, narrow, rank
-from data.sqltree import (Literal, SQLError, house, normalise, parse, quote_name, quote_text,
-                          rewrite, to_sql, walk)
+from data.sqltree import (Literal, SQLError, canonical_sql, keeps_meaning, normalise, parse,
+                          quote_name, quote_text, rewrite, to_sql, walk)
 from data.synth import run_synth, template_sources
 from data.templates import TemplatePool, synthesize
 from data.values import ValueIndex
 from data.worlds import Lexicon, random_pairs, random_world
-from sqlexec import DataError, Result, Verifier, read_schema, same_result
+from sqlexec import DataError, Verifier, read_schema, same_result
 
 HERE = Path(__file__).resolve().parent
 BASE = HERE / "data/base"
@@ -109,8 +122,9 @@ def token_loss(logp):
 # ---------------------------------------------------------------------------------------------
 # Settings: this dataclass is the command line
 
-def option(default, text):
-    return field(default=default, metadata={"help": text})
+def option(default, text, least=0, most=math.inf):
+    """A setting; least, most: the bounds of a number."""
+    return field(default=default, metadata={"help": text, "least": least, "most": most})
 
 
 @dataclass(frozen=True)
@@ -124,26 +138,29 @@ class Config:
     split: str = option("test", "eval: the split to score")
     db: str = option("", "ask: a SQLite file")
     question: str = option("", "ask: in plain words; without it, a prompt for many")
-    samples: int = option(1, "ask, eval: 1 greedy answer, or a vote of so many by what they return")
+    samples: int = option(1, "ask, eval: 1 greedy answer, or a vote of so many by what they return",
+                          1)
     loss: str = option("spft", "selfplay: spft (Eq. 3), or the baselines spin, dpo, sft")
-    seed: int = option(0, "seeds weights, data order and samples")
-    seeds: int = option(5, "experiment: so many seeds of every system, from --seed on")
+    seed: int = option(0, "seeds weights, data order and samples", most=2**31 - 1)
+    seeds: int = option(5, "experiment: so many seeds of every system, from --seed on", 1)
     limit: int = option(0, "use at most so many examples of each split; 0 = all")
     threads: int = option(min(4, os.cpu_count()), "CPU threads; their number decides how a CPU "
-                          "rounds, so that a run goes on with as many")
+                          "rounds, so that a run goes on with as many", 1, 1024)
     device: str = option("cuda" if torch.cuda.is_available() else "cpu", "cpu or cuda")
     # Supervised fine-tuning (stage 0)
     sft_epochs: float = option(5.0, "passes over the labelled pairs, in both directions")
-    batch: int = option(32, "sequences a step; self-play: pairs a step")
+    batch: int = option(32, "sequences a step; self-play: pairs a step", 1)
     lr: float = option(2e-3, "peak learning rate of SFT (a 7B checkpoint wants 1e-5)")
     lora: int = option(0, "rank of LoRA adapters, merged into each candidate; 0 = all weights")
-    shard: int = option(0, "1 = under torchrun, share one model's weights among the GPUs (FSDP2)")
-    bf16: int = option(1, "train in bfloat16 where that is faster; 0 = float32 everywhere")
-    recompute: int = option(0, "1 = keep no activations inside layers: less memory, more time")
+    shard: int = option(0, "1 = under torchrun, share one model's weights among the GPUs (FSDP2)",
+                        most=1)
+    bf16: int = option(1, "train in bfloat16 where that is faster; 0 = float32 everywhere", most=1)
+    recompute: int = option(0, "1 = keep no activations inside layers: less memory, more time",
+                            most=1)
     # VBI-FT (section 3.1)
     rounds: int = option(2, "rounds of VBI-FT")
-    synthetic: int = option(1000, "synthetic queries a round (paper: 3000)")
-    questions: int = option(3, "questions sampled for a synthetic query")
+    synthetic: int = option(1000, "synthetic queries a round (paper: 3000)", 1)
+    questions: int = option(3, "questions sampled for a synthetic query", 1)
     epochs: float = option(2.5, "passes over labelled and synthetic pairs a round")
     vbift_lr: float = option(1e-3, "peak learning rate of these rounds")
     # Self-play (section 3.2)
@@ -154,17 +171,18 @@ class Config:
     temperature: float = option(1.0, "of the opponent's samples")
     # Generation and verification
     micro_tokens: int = option(32768 if torch.cuda.is_available() else 1536,
-                               "tokens of a step that are scored at one time; caches like few")
-    max_new: int = option(160, "tokens an answer may have")
-    slots: int = option(96, "rows decoded side by side")
-    timeout: float = option(5.0, "seconds a query may run")
+                               "tokens of a step that are scored at one time; caches like few", 1)
+    max_new: int = option(160, "tokens an answer may have", 1)
+    slots: int = option(96, "rows decoded side by side", 1)
+    timeout: float = option(5.0, "seconds a query may run", 0.001, 86400)
     pretrain_lr: float = option(2e-3, "peak learning rate of pretraining")
-    pretrain_steps: int = option(5000, "pretrain: steps of 56 questions over 14 random schemas")
+    pretrain_steps: int = option(5000, "pretrain: steps of 56 questions over 14 random schemas", 1)
     bad_gold: str = option("stop", "a gold query that fails: stop, or skip the example")
     schema: str = option("compact", "how prompts write a schema: compact, or ddl (CREATE TABLE)")
-    schema_budget: int = option(8000, "characters of a prompt's schema; tables beyond it are cut")
+    schema_budget: int = option(8000, "characters of a prompt's schema; tables beyond it are cut",
+                                1)
     # Synthesis alone
-    n: int = option(3000, "synth: queries to make")
+    n: int = option(3000, "synth: queries to make", 1)
     show: int = option(20, "synth: queries to print")
 
 
@@ -178,16 +196,27 @@ LOSSES = ("spft", "spin", "dpo", "sft")
 FORMS = {"compact": compact, "ddl": ddl}         # how a schema is written (section 3.1.2)
 
 
-def within_budget(cfg, schema, order):
-    """(the part of a schema that a prompt has room for, Counter of what is left out).
+def fitted(cfg, tokenizer, schema, order, write):
+    """(write(part), Counter of what is left out) for the part of a schema that --schema_budget and
+    the model's context have room for; DataError where the prompt is too long with a single table.
 
-    order(): names of its tables, the most important first."""
+    order(): names of its tables, the most important first.  write(schema): a prompt's text."""
     def size(schema):
         return len(FORMS[cfg.schema](schema))
 
-    if size(schema) <= cfg.schema_budget:
-        return schema, Counter()
-    return narrow(schema, order(), cfg.schema_budget, size)
+    part, dropped, budget = schema, Counter(), cfg.schema_budget
+    room = math.inf if tokenizer.context is None else tokenizer.context - cfg.max_new
+    while True:
+        if size(part) > budget:
+            part, dropped = narrow(schema, order(), budget, size)
+        prompt = write(part)
+        if len(prompt) < room // 2 or (tokens := len(tokenizer.prompt(prompt))) <= room:
+            return prompt, dropped
+        if budget < 16:
+            raise DataError(f"{schema.db_id}: a prompt of {tokens} tokens, and --max_new "
+                            f"{cfg.max_new} more, exceed the model's context of "
+                            f"{tokenizer.context}")
+        budget = min(budget, size(part)) * 3 // 4
 
 
 def sql_prompt(schema, question, links, form=compact):
@@ -418,7 +447,7 @@ def micro_batches(chunks, budget):
 
 
 # ---------------------------------------------------------------------------------------------
-# The base model: pretraining on random worlds (deviation 7)
+# The base model: pretraining on random worlds (deviation 12)
 
 class Worlds:
     """`steps` steps of `rows` random worlds each, a world with `pairs` questions in one packed row;
@@ -527,8 +556,44 @@ def exact_match(cfg, model, tokenizer, n=150):
 # ---------------------------------------------------------------------------------------------
 # The task: examples, prompts and verdicts over one benchmark folder
 
+def value_index(schema, path):
+    """The ValueIndex of a database, read; says what is left out of it and of the schema."""
+    index = ValueIndex(schema, path)
+    index.link("")
+    for note in (*schema.left_out, *index.skipped):
+        print(f"{path}: left out: {note}")
+    return index
+
+
 def gold_tables_first(schema, example):
     return gold_first(schema, example.query, random.Random(example.question + example.query))
+
+
+def validation_share(examples, databases=10, queries=20):
+    """About a tenth of the examples, to validate on: those of a tenth of the databases where there
+    are so many, else of a tenth of the distinct queries; none where these are fewer, too."""
+    for key, least in ((lambda e: e.db_id, databases), (lambda e: e.query, queries)):
+        keys = sorted({key(e) for e in examples}, key=lambda k: zlib.crc32(k.encode()))
+        if len(keys) >= least:
+            held = {k for k in keys if zlib.crc32(k.encode()) % 10 == 0} or keys[:1]
+            return [e for e in examples if key(e) in held]
+    return []
+
+
+def canonical_or_reason(sql, schema):
+    """(canonical form, "") of a query, or ("", why it has none)."""
+    try:
+        return canonical_sql(sql, schema), ""
+    except SQLError as problem:
+        return "", problem.reason
+
+
+def lost_meaning(gold_sql, gold, canonical):
+    """Why the canonical form is no training target, from both Results; "" where it is one."""
+    if canonical.status != "ok":
+        return f"canonical form: {canonical.status}"
+    same = keeps_meaning(gold_sql, gold.rows, canonical.rows)
+    return "" if same else "canonical form: other rows"
 
 
 class Task:
@@ -538,76 +603,148 @@ class Task:
         self.cfg, self.tokenizer, self.verifier = cfg, tokenizer, verifier
         self.data, self.linkers = Data(cfg.data), {}
         self.dropped = Counter()              # of schemas over --schema_budget
+        self.unusable = Counter()             # examples left out, by reason
+        self.kept_raw = Counter()             # golds without a canonical form, by reason
 
     @cached_property
     def train(self):
-        return self.checked([e for e in self.data.labelled("train") if not self.held_out(e)])
+        held = set(self.held_out)
+        return self.checked("train", [e for e in self.labelled if e not in held])
 
     @cached_property
     def val(self):
-        if self.data.has("val"):
-            return self.checked(self.data.examples("val"))
-        if self.data.own:
-            return synthetic_validation(self.cfg, self)
-        return self.checked([e for e in self.data.examples("train") if self.held_out(e)])
+        """Labelled questions, or synthetic ones where there are too few of those."""
+        return (self.given_val or self.checked("train", self.held_out)
+                or synthetic_validation(self.cfg, self))
 
     @cached_property
     def test(self):
-        return self.checked(self.data.labelled(self.last_split))
+        return self.checked(self.last_split) if self.data.has(self.last_split) else []
 
     @property
     def last_split(self):
         return "test" if self.data.has("test") else "dev"
 
     @cached_property
+    def labelled(self):
+        return self.usable("train")
+
+    @cached_property
+    def given_val(self):
+        return self.checked("val") if self.data.has("val") else []
+
+    @cached_property
+    def held_out(self):
+        """The training examples that serve for validation: none where there is a val.json."""
+        return [] if self.given_val else validation_share(self.labelled)
+
+    @cached_property
     def digest(self):
         """Of examples and databases: what tells this data from other data."""
-        self.train, self.test, self.data.own or self.val      # whatever is wrong shows first
+        self.train, self.test                       # whatever is wrong with them shows first
         return "-".join(self.data.digest(split) for split in ("train", "val", self.last_split)
                         if self.data.has(split) or split == "train")
 
-    def held_out(self, example):
-        """Without a val.json, a tenth of a benchmark's training databases serves for validation;
-        one's own databases are validated on synthetic questions (`synthetic_validation`)."""
-        labelled = self.data.has("val") or self.data.own
-        return not labelled and zlib.crc32(example.db_id.encode()) % 10 == 0
+    def announce(self):
+        """Say on what this run trains, validates and tests.  Whatever is wrong shows here, first;
+        DataError where nothing can be trained on or validated."""
+        train, test = len(self.train), len(self.test)
+        if not train and not self.data.own:
+            raise DataError(f"{self.cfg.data}: no training question whose gold runs")
+        source = "val.json" if self.given_val else "held out of the training questions"
+        if not self.given_val and not self.held_out:
+            source = "synthetic: too few labelled ones"
+        if not self.val:
+            raise DataError(f"{self.cfg.data}: no validation question, and none could be made")
+        print(f"{train} labelled questions for training; {len(self.val)} for validation "
+              f"({source}); {test} for test" + ("" if test else ": the table has no test column"))
+        if self.kept_raw:
+            print(f"gold SQL that training takes as written: {counts(self.kept_raw)}")
+        if self.unusable:
+            print(f"examples left out: {counts(self.unusable)}")
 
-    def checked(self, examples):
-        """At most --limit examples whose gold runs, their SQL in house style."""
+    def mode(self, split):
+        """Whose rules score a split; synthetic questions are scored as those of training."""
+        if split == "test":
+            split = self.last_split
+        return self.data.mode("train" if split == "val" and not self.given_val else split)
+
+    def usable(self, split):
+        """Examples of a split whose database is there; with --bad_gold stop all must be."""
+        examples, reasons = self.data.usable(split)
+        if reasons and self.cfg.bad_gold == "stop":
+            self.data.examples(split)               # raises at the first
+        self.unusable += reasons
+        return examples
+
+    def checked(self, split, examples=None):
+        """At most --limit Examples whose gold runs, each with its training target: the gold's
+        canonical form where that gives the same rows, else the gold as written."""
+        examples = self.usable(split) if examples is None else examples
         if self.cfg.limit and len(examples) > self.cfg.limit:
             examples = random.Random(0).sample(examples, self.cfg.limit)
-        jobs = [(self.data.databases(e.db_id)[0], e.query) for e in examples]
-        results = divided(self.verifier.run, jobs)
-        bad = [(e, r) for e, r in zip(examples, results) if r.status != "ok"]
-        if bad and self.cfg.bad_gold == "stop":
-            e, r = bad[0]
-            raise DataError(f"{self.cfg.data}: {len(bad)} gold queries do not run (--bad_gold skip "
-                            f"leaves them out), the first on {e.db_id}: {e.query!r}: {r.status} "
-                            f"{r.error}")
-        return [replace(e, query=house(e.query, self.data.schema(e.db_id)))
-                for e, r in zip(examples, results) if r.status == "ok"]
+        found = []
+        for start in range(0, len(examples), 512):  # not all results in memory at once
+            found += self.with_targets(examples[start:start + 512])
+        return found
+
+    def with_targets(self, examples):
+        """The examples whose gold runs, with their training targets."""
+        golds = self.run([(e, e.query) for e in examples])
+        runs = [(e, gold) for e, gold in zip(examples, golds) if self.gold_runs(e, gold)]
+        forms = [canonical_or_reason(e.query, self.data.schema(e.db_id)) for e, _ in runs]
+        again = iter(self.run([(e, sql) for (e, _), (sql, _) in zip(runs, forms)
+                               if sql not in ("", e.query)]))
+        found = []
+        for (e, gold), (sql, reason) in zip(runs, forms):
+            if sql and sql != e.query:
+                reason = lost_meaning(e.query, gold, next(again))
+            self.kept_raw.update([reason] if reason else [])
+            found.append(replace(e, target=e.query if reason else sql))
+        return found
+
+    def gold_runs(self, example, result):
+        """Whether a gold ran; DataError under --bad_gold stop where it did not."""
+        if result.status == "ok":
+            return True
+        if self.cfg.bad_gold == "stop":
+            raise DataError(f"{self.cfg.data}: a gold query does not run (--bad_gold skip leaves "
+                            f"such examples out): {example.db_id}: {example.query!r}: "
+                            f"{result.status} {result.error}")
+        self.unusable[f"gold {result.status}"] += 1
+        return False
+
+    def run(self, queries):
+        """Results of (Example, SQL) pairs, each on its example's database."""
+        jobs = [(self.data.databases(e.db_id)[0], sql) for e, sql in queries]
+        return divided(self.verifier.run, jobs)
 
     def sql_prompt(self, example, train=False):
         """The prompt of a question.  Where the schema is over --schema_budget, training keeps the
         gold's tables and random others, asking those that the question seems to mean."""
         schema = self.data.schema(example.db_id)
         if example.db_id not in self.linkers:
-            self.linkers[example.db_id] = ValueIndex(schema, self.data.databases(example.db_id)[0])
+            self.linkers[example.db_id] = value_index(schema,
+                                                      self.data.databases(example.db_id)[0])
         question = example.question + (f" ({example.evidence})" if example.evidence else "")
         links = self.linkers[example.db_id].link(question)
-        part, dropped = within_budget(self.cfg, schema, lambda: gold_tables_first(schema, example)
-                                      if train else rank(schema, question, links))
+        prompt, dropped = fitted(
+            self.cfg, self.tokenizer, schema,
+            lambda: gold_tables_first(schema, example) if train else rank(schema, question, links),
+            lambda part: sql_prompt(part, question, links, FORMS[self.cfg.schema]))
         self.dropped += dropped
-        return sql_prompt(part, question, links, FORMS[self.cfg.schema])
+        return prompt
 
     def question_prompt(self, example):
         schema = self.data.schema(example.db_id)
-        part, _ = within_budget(self.cfg, schema, lambda: gold_tables_first(schema, example))
-        return question_prompt(part, example.query, FORMS[self.cfg.schema])
+        query = example.target or example.query
+        return fitted(self.cfg, self.tokenizer, schema, lambda: gold_tables_first(schema, example),
+                      lambda part: question_prompt(part, query, FORMS[self.cfg.schema]))[0]
 
     def to_sql(self, example, answer=None):
         """Sequence (ids, n) of a question and its SQL; answer: a Sample instead of the gold."""
-        return self.sequence(self.sql_prompt(example, train=True), answer or example.query)
+        return self.sequence(self.sql_prompt(example, train=True),
+                             answer or example.target or example.query)
 
     def to_question(self, example):
         """Sequence (ids, n) of a query and its question: the SQL-to-Text direction."""
@@ -631,14 +768,18 @@ class Task:
         with progress(total=n * len(prompts), desc=name, unit="row") as bar:
             return [sample for row in divided(of_each, prompts) for sample in row]
 
-    def verdicts(self, examples, samples):
-        """E(y') = E(y)?  One verdict of the verifier for each example and sample."""
-        pairs = [(self.data.databases(e.db_id), e.query, self.text(s))
+    def verdicts(self, examples, samples, split="train"):
+        """E(y') = E(y)?  A verdict for each example and sample, against the gold as written, by
+        the rules of the split's data."""
+        pairs = [(self.data.databases(e.db_id), e.query, self.sql(s))
                  for e, s in zip(examples, samples)]
-        return divided(self.verifier.verdicts, pairs)
+        return divided(partial(self.verifier.verdicts, mode=self.mode(split)), pairs)
 
     def text(self, sample):
         return self.tokenizer.decode(sample.ids).strip()
+
+    def sql(self, sample):
+        return sql_of_answer(self.text(sample))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -747,15 +888,15 @@ class Run:
             examples = getattr(task, split)
             prompts = [task.sql_prompt(e) for e in examples]
             samples = task.answer(model, prompts, f"{name} on {split}")
-            write_lines(path, answer_rows(task, examples, samples))
+            write_lines(path, answer_rows(task, examples, samples, split))
         return read_lines(path)
 
 
-def answer_rows(task, examples, samples):
+def answer_rows(task, examples, samples, split="train"):
     """A record of each answer and its verdict."""
-    return [{"db_id": e.db_id, "question": e.question, "gold": e.query, "pred": task.text(s),
+    return [{"db_id": e.db_id, "question": e.question, "gold": e.query, "pred": task.sql(s),
              "correct": bool(v.correct), "status": v.status, "error": v.error}
-            for e, s, v in zip(examples, samples, task.verdicts(examples, samples))]
+            for e, s, v in zip(examples, samples, task.verdicts(examples, samples, split))]
 
 
 def write_text(path, text):
@@ -832,9 +973,9 @@ def vbift_round(cfg, task, run, round, parent):
     banner(name, f"{parent.name} -> {name}")
     started, rng = time.time(), random.Random(f"{cfg.seed}/{name}")
     earlier = [row for r in range(1, round) for row in run.synthetic(r)]
-    labelled = task.train + task.val + task.test
     made = synthesize_pairs(cfg, task, load_model(cfg, parent.folder), rng, cfg.synthetic,
-                            labelled, earlier)                            # 3.1.1
+                            task.train + task.val, earlier)               # 3.1.1
+    rng.shuffle(made)                       # what is easily filled is made first
     held, new = made[:len(made) // 6], made[len(made) // 6:]
     pairs = task.train + new + [Example(r["db_id"], r["question"], r["query"]) for r in earlier
                                 if r["part"] == "train"]
@@ -845,8 +986,9 @@ def vbift_round(cfg, task, run, round, parent):
     model = load_model(cfg, parent.folder, train=True)
     model, metrics = fit(model, steps, supervised, scored_tokens, cfg.vbift_lr, name, cfg)
     samples = task.answer(model, [task.sql_prompt(e) for e in held], f"{name} on synthetic")
-    verdicts = task.verdicts(held, samples)
-    y_pos, y_neg = split_by_execution(held, [v.correct for v in verdicts])  # Eq. 1
+    judged = [(e, v.correct) for e, v in zip(held, task.verdicts(held, samples))
+              if v.status != "bad_gold"]
+    y_pos, y_neg = split_by_execution(*zip(*judged)) if judged else ([], [])  # Eq. 1
     print(f"  synthetic validation: {len(y_pos)} right (y+), {len(y_neg)} wrong (y-)")
     write_lines(run.out / name / "synthetic.jsonl", [
         {"part": part, "db_id": e.db_id, "question": e.question, "query": e.query}
@@ -878,10 +1020,10 @@ def synthetic_validation(cfg, task):
     synthetic SQL with the start model's questions, made once, in OUT/validation.jsonl."""
     path = Path(cfg.out) / "validation.jsonl"
     if not path.exists():
-        banner("validation", f"no val.json in {cfg.data}: synthetic questions take its place")
+        banner("validation", f"too few labelled questions in {cfg.data}: synthetic ones it is")
         made = synthesize_pairs(cfg, task, load_model(cfg, cfg.model),
                                 random.Random(f"{cfg.seed}/validation"),
-                                max(8, cfg.synthetic // 4), task.train + task.test)
+                                max(8, cfg.synthetic // 4), task.train)
         write_lines(path, [asdict(example) for example in made])
     return [Example(**row) for row in read_lines(path)]
 
@@ -927,10 +1069,15 @@ def run_selfplay(cfg, task, run):
     return candidates
 
 
+def best(candidates):
+    """The candidate with the highest validation accuracy, of equals the newest."""
+    return max(reversed(candidates), key=lambda c: c.ex)
+
+
 def players(loss, candidates):
     """Main and opponent: by Algorithm 1 the best and the weakest candidate.  In SPIN a model plays
     its own start, and each round goes on from the last, whatever that did to accuracy."""
-    main = max(candidates, key=lambda c: c.ex)                            # Algorithm 1
+    main = best(candidates)                                               # Algorithm 1
     if loss == "spin":
         main = candidates[-1] if candidates[-1].name.startswith("spin") else main
         return main, main
@@ -993,7 +1140,9 @@ def play(cfg, task, run, main, opponent, rng):
                         f"--rounds {cfg.rounds})")
     model = load_model(cfg, opponent.folder)
     rows = opponent_answers(cfg, task, run, model, examples, rng.randrange(2**31))
-    R = error_reward(torch.tensor([row["correct"] for row in rows]))      # Eq. 2
+    examples = [e for e, row in zip(examples, rows) if row["status"] != "bad_gold"]
+    rows = [row for row in rows if row["status"] != "bad_gold"]           # no verdict, no pair
+    R = error_reward(torch.tensor([row["correct"] for row in rows], dtype=torch.bool))   # Eq. 2
     print(f"  {len(examples)} prompts; opponent wrong (R = 1) on {100 * R.mean():.1f}%: "
           f"{errors(rows)}")
     if cfg.loss == "spin":
@@ -1114,14 +1263,15 @@ def write_report(cfg, task, runs):
     direct = [Run(replace(run.cfg, out=f"{run.out}-direct", rounds=0), task) for run in runs]
     rows, correct = [], {}
     for system, (end, line, control) in SYSTEMS.items():
-        last = [run.line(line)[-1] for run in (direct if end else runs)]
-        scored = [test_rows(task, run, c) for run, c in zip(direct if end else runs, last)]
+        chosen = [best(run.line(line)) for run in (direct if end else runs)]
+        scored = [test_rows(task, run, c) for run, c in zip(direct if end else runs, chosen)]
         correct[system] = torch.tensor([[float(r["correct"]) for r in one] for one in scored])
         by_seed = [percent(one) for one in scored]
         row = {"system": system, "ex": round(mean(by_seed), 2), "spread": round(spread(by_seed), 2),
                "by seed": [round(ex, 2) for ex in by_seed], "n": len(scored[0]), "control": control}
         if control:
-            gain, low, high = paired_gain(correct[system], correct[control])
+            gain, low, high = paired_gain(correct[system], correct[control],
+                                          [(r["db_id"], r["gold"]) for r in scored[0]])
             row |= {"gain": gain, "low": low, "high": high}
         rows.append(row)
     trained = [c for run in runs for c in run.everyone()] + [
@@ -1156,16 +1306,21 @@ def spread(values):
     return math.sqrt(sum((v - mean(values)) ** 2 for v in values) / max(1, len(values) - 1))
 
 
-def paired_gain(a, b, draws=2000):
+def paired_gain(a, b, queries, draws=2000):
     """Mean of a - b in points and its 95% interval: a, b (S, N) verdicts of S seeds on the same N
-    questions; a bootstrap that draws seeds and questions anew."""
+    questions.  A bootstrap that draws seeds and distinct queries anew: two questions with one gold
+    query (equal entries of `queries`, N of them) are not independent."""
     rng = torch.Generator().manual_seed(0)
-    gains = 100 * (a - b)
+    number = {query: i for i, query in enumerate(dict.fromkeys(queries))}
+    group = torch.tensor([number[query] for query in queries])
+    gains = torch.zeros(len(a), len(number)).index_add_(1, group, 100 * (a - b))    # (S, G) sums
+    sizes = torch.bincount(group).float()                                           # (G,)
     seeds = torch.randint(len(a), (draws, len(a)), generator=rng)
-    asked = torch.randint(a.shape[1], (draws, a.shape[1]), generator=rng)
-    means = torch.stack([gains[s][:, q].mean() for s, q in zip(seeds, asked)])
+    asked = torch.randint(len(number), (draws, len(number)), generator=rng)
+    means = torch.stack([gains[s][:, q].sum() / (len(s) * sizes[q].sum())
+                         for s, q in zip(seeds, asked)])
     low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return round(float(gains.mean()), 2), round(low, 2), round(high, 2)
+    return round(float(100 * (a - b).mean()), 2), round(low, 2), round(high, 2)
 
 
 def by_round(task, runs):
@@ -1271,25 +1426,25 @@ def run_eval(cfg, task):
     """Answer --split, greedily or by a vote of --samples; its owners' score by level, predictions
     in their format and a JSONL with every verdict, under OUT/eval-SPLIT."""
     out = Path(cfg.out) / f"eval-{Path(cfg.split).stem}"
-    examples = task.data.examples(cfg.split)
     if cfg.limit:
         raise DataError("--stage eval scores a whole split: leave --limit out")
+    examples = task.usable(cfg.split)
     prompts = [task.sql_prompt(e) for e in examples]
     samples = task.answer(load_model(cfg, cfg.model), prompts, f"{cfg.model} on {cfg.split}",
                           ask_temperature(cfg), cfg.samples, cfg.seed)
-    texts = elected(task, examples, [" ".join(task.text(s).split()) for s in samples], cfg.samples)
-    if task.data.mode(cfg.split) == "bird":
-        path = out / "predictions.json"
-        write_json(path, {str(i): f"{text}\t----- bird -----\t{e.db_id}"
-                          for i, (e, text) in enumerate(zip(examples, texts))})
-    else:
-        path = out / "predictions.sql"
-        write_text(path, "".join(text + "\n" for text in texts))
-    print(f"{sum(not s.finished for s in samples)} of {len(samples)} answers did not end; {path}")
-    return first_alone(lambda: scoring.main([
-        "--score", str(path), "--data", cfg.data, "--split", cfg.split,
-        "--jsonl", str(out / "verdicts.jsonl"), "--json", str(out / "scores.json"),
-        "--timeout", str(cfg.timeout)]))
+    texts = elected(task, examples, [task.sql(s) for s in samples], cfg.samples)
+    print(f"{sum(not s.finished for s in samples)} of {len(samples)} answers did not end")
+    first_alone(lambda: show_scores(cfg, task, out, examples, texts))
+
+
+def show_scores(cfg, task, out, examples, texts):
+    """Score the answers, print the table by level, write scores, verdicts and predictions."""
+    summary, verdicts = scoring.score_predictions(task.data, cfg.split, examples, texts,
+                                                  task.verifier)
+    scoring.print_scores(summary)
+    scoring.write_scores(out / "scores.json", summary)
+    scoring.write_verdicts(out / "verdicts.jsonl", examples, texts, verdicts)
+    print(scoring.write_predictions(out, examples, texts, summary["rules"]))
 
 
 def ask_temperature(cfg):
@@ -1318,16 +1473,16 @@ def run_ask(cfg, tokenizer, verifier):
     schema = read_schema(cfg.db)
     if not schema.tables:
         raise DataError(f"{cfg.db}: no tables in it")
-    index, model = ValueIndex(schema, cfg.db), load_model(cfg, cfg.model)
+    index, model = value_index(schema, cfg.db), load_model(cfg, cfg.model)
 
     def ask(question):
         question = " ".join(question.encode("utf-8", "replace").decode().split())
         links = index.link(question)
-        part, _ = within_budget(cfg, schema, lambda: rank(schema, question, links))
-        prompt = tokenizer.prompt(sql_prompt(part, question, links, FORMS[cfg.schema]))
-        samples = lm.generate(model, [prompt], cfg.max_new, ask_temperature(cfg), cfg.samples,
-                              cfg.seed)
-        texts = [tokenizer.decode(s.ids).strip() for s in samples]
+        prompt, _ = fitted(cfg, tokenizer, schema, lambda: rank(schema, question, links),
+                           lambda part: sql_prompt(part, question, links, FORMS[cfg.schema]))
+        samples = lm.generate(model, [tokenizer.prompt(prompt)], cfg.max_new,
+                              ask_temperature(cfg), cfg.samples, cfg.seed)
+        texts = [sql_of_answer(tokenizer.decode(s.ids)) for s in samples]
         sql, result, votes = vote(texts, verifier.run([(cfg.db, text) for text in texts]))
         print(sql + (f"   ({votes} of {len(texts)} agree)" if len(texts) > 1 else ""))
         show_result(result)
@@ -1362,7 +1517,8 @@ def show_result(result, most=20):
     if result.status != "ok":
         print(f"  {result.status}: {result.error}")
         return
-    cells = [[" ".join(str(cell).split())[:40] for cell in row] for row in result.rows[:most]]
+    cells = [[printable(str(cell)).replace("\n", "\\n").replace("\t", "\\t")[:40] for cell in row]
+             for row in result.rows[:most]]
     widths = [max(map(len, column)) for column in zip(*cells)]
     for row in cells:
         print("  " + "  ".join(f"{c:<{w}}" for c, w in zip(row, widths)).rstrip())
@@ -1391,7 +1547,7 @@ def percent(rows):
 
 def interval(rows, z=1.96):
     """95% Wilson interval of EX, in percent."""
-    n = sum(row["status"] != "bad_gold" for row in rows)
+    n = max(1, sum(row["status"] != "bad_gold" for row in rows))
     p = percent(rows) / 100
     middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return 100 * (middle - spread) / (1 + z * z / n), 100 * (middle + spread) / (1 + z * z / n)
@@ -1399,7 +1555,8 @@ def interval(rows, z=1.96):
 
 def errors(rows):
     """What the wrong answers were, counted, in words."""
-    return counts(Counter(fault(row) for row in rows if not row["correct"]))
+    return counts(Counter(fault(row) for row in rows
+                          if not row["correct"] and row["status"] != "bad_gold"))
 
 
 def fault(row):
@@ -1424,7 +1581,8 @@ def show_candidate(candidate, rows):
 def report(cfg, task, run, stage):
     """Run the stage, score test once for every candidate, print the table, write results.json.
 
-    One's own databases may have no test questions: then the table has validation alone."""
+    Without test questions the table has validation alone."""
+    task.announce()
     last, rows = stage(cfg, task, run)[-1], []
     splits = ("val", "test") if task.test else ("val",)
     for c in run.everyone():
@@ -1472,7 +1630,7 @@ def show_overlap(task, run, last):
 
 
 def plain_and_masked(query):
-    """The text of a query in house style, and that text with ? for its values."""
+    """The text of a query in canonical form, and that text with ? for its values."""
     try:
         tree = parse(query)
     except SQLError:
@@ -1495,9 +1653,16 @@ def parse_config(arguments=None):
                             help=f"{f.metadata['help']} ({f.default})")
     cfg = Config(**vars(parser.parse_args(arguments)))
     for name, allowed in (("stage", STAGES), ("loss", LOSSES), ("bad_gold", ("stop", "skip")),
-                          ("schema", tuple(FORMS))):
+                          ("schema", tuple(FORMS)), ("device", ("cpu", "cuda"))):
         if getattr(cfg, name) not in allowed:
             raise DataError(f"--{name} {getattr(cfg, name)}: choose from {', '.join(allowed)}")
+    for f in fields(Config):
+        value, low, high = getattr(cfg, f.name), f.metadata["least"], f.metadata["most"]
+        if isinstance(value, (int, float)) and not (low <= value <= high and math.isfinite(value)):
+            raise DataError(f"--{f.name} {value}: " + (
+                f"choose from {low} to {high}" if high < math.inf else f"{low} or more"))
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise DataError("--device cuda: torch finds no GPU here")
     if cfg.shard and (RANKS == 1 or cfg.lora):
         raise DataError("--shard 1 shares full fine-tuning among the processes of torchrun: "
                         "start it under torchrun, without --lora")
@@ -1505,7 +1670,7 @@ def parse_config(arguments=None):
 
 
 def fail(message):
-    print(f"spft.py: error: {message}", file=sys.stderr)
+    print(f"spft.py: error: {printable(str(message))}", file=sys.stderr)
     return 2
 
 
@@ -1545,18 +1710,44 @@ def run_stage(cfg):
         return report(cfg, task, Run(cfg, task), stage)
 
 
-def main(arguments=None):
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM: workers end, and what is written is whole."""
+
+
+@contextmanager
+def stoppable():
+    """Inside, the first SIGINT or SIGTERM raises Stopped; a second one ends the process at once."""
+    def stop(number, frame):
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped(number)
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():       # signals are not ours
+        signals = ()
+    before = [signal.signal(number, stop) for number in signals]
     try:
-        cfg = parse_config(arguments)
-        torch.set_num_threads(cfg.threads)
-        join_ranks(cfg.device)
-        code = run_stage(cfg)
-        leave_ranks()
-        return code
-    except (DataError, OSError) as error:
-        return fail(error)
-    except KeyboardInterrupt:
-        return fail("stopped; the same command continues")
+        yield
+    finally:
+        for number, handler in zip(signals, before):
+            signal.signal(number, handler)
+
+
+def main(arguments=None):
+    with safe_output(), stoppable():
+        cfg = None
+        try:
+            cfg = parse_config(arguments)
+            torch.set_num_threads(cfg.threads)
+            join_ranks(cfg.device)
+            code = run_stage(cfg)
+            leave_ranks()
+            return code
+        except (DataError, OSError) as error:
+            return fail(error)
+        except KeyboardInterrupt as stop:
+            goes_on = cfg and cfg.stage not in ("ask", "eval", "synth", "pretrain")
+            print("\nspft.py: stopped" + "; the same command continues" * goes_on, file=sys.stderr)
+            return 128 + (stop.args[0] if stop.args else signal.SIGINT)
 
 
 if __name__ == "__main__":

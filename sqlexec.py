@@ -18,10 +18,15 @@ Covered, with the test in tests/test_sqlexec.py that shows it:
   much time, rows or memory, also inside one opcode or before the first: test_hostile_query
 - text that is hardly SQL: test_5000_mutated_golds_all_get_a_status
 - nothing that golds need is refused: test_every_gold_gives_the_rows_of_a_plain_connection,
-  test_what_golds_use_is_allowed
+  test_what_golds_use_is_allowed, test_star_over_as_many_columns_as_sqlite_allows,
+  test_functions_of_newer_versions_give_what_this_version_gives
+- all that a file holds and SQLite can use, and no more; what else there is, is said:
+  test_schema_holds_what_a_query_can_use_and_says_what_else_there_is,
+  test_virtual_tables_are_read_and_their_shadow_tables_left_out
 - odd file names, missing and broken files, unfinished transactions, bytes that are not UTF-8:
   test_odd_file_names, test_missing_database_is_an_error_and_creates_nothing,
   test_file_that_is_no_database, test_unfinished_transaction_is_not_ignored,
+  test_what_lies_beside_the_file_that_a_link_leads_to_counts, test_journals_finished_and_hot,
   test_text_that_is_not_utf8_never_raises
 - golds that fail or hang give no verdict: test_bad_gold_is_no_verdict,
   test_gold_that_hangs_is_bad_and_its_predictions_are_not_blamed
@@ -38,7 +43,6 @@ Not covered:
 - a bug in SQLite that gives a query the worker's own rights: system calls are not filtered
 - answers that change with the day (CURRENT_DATE is allowed: BIRD's golds use it) or, where a query
   leaves them open (LIMIT among ties, a bare column beside an aggregate), with SQLite's version
-- table-valued functions and virtual tables, full text among them: refused, though harmless
 - the memory cap on macOS, where only SQLite's heap and the size of results are limited; Windows
 """
 
@@ -47,6 +51,7 @@ import marshal
 import os
 import re
 import select
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -79,6 +84,7 @@ class Column:
 class Table:
     name: str
     columns: tuple           # of Column
+    view: bool = False       # a stored query: it has no keys
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,8 @@ class Schema:
     db_id: str
     tables: tuple            # of Table
     foreign_keys: tuple      # of (table, column, referenced table, referenced column)
+    composite: tuple = ()    # of tuples of foreign_keys, each one key of several columns
+    left_out: tuple = ()     # of lines: what the file holds and a query cannot use, and why
 
 
 def spider_type(declared):
@@ -113,32 +121,94 @@ def read_schema(db_path):
         raise DataError(f"{db_path}: {problem}") from problem
 
 
-def _declared_schema(connection, db_id):
-    def pragma(name, table):
-        quoted = table.replace('"', '""')
-        return connection.execute(f'PRAGMA {name}("{quoted}")').fetchall()
+# Suffixes of the tables in which a virtual table keeps its data, for any SQLite: PRAGMA table_list
+# knows them from 3.37 on, and only those of modules that are there.
+SHADOWS = {
+    **dict.fromkeys(("fts3", "fts4"), "content|docsize|segdir|segments|stat"),
+    "fts5": "config|content|data|docsize|idx",
+    **dict.fromkeys(("rtree", "rtree_i32", "geopoly"), "node|parent|rowid"),
+    "vec0": r"auxiliary|chunks|info|rowids|(vector_|metadata)chunks\d\d|metadatatext\d\d"}
 
-    names = [name for name, in connection.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' "
-        "ORDER BY rowid")]
-    columns = {name: [Column(row[1], spider_type(row[2] or ""), row[5] > 0)
-                      for row in pragma("table_info", name)] for name in names}
-    spelled = {name.lower(): name for name in names}
-    keys = []
-    for name in names:
-        for key in sorted(pragma("foreign_key_list", name), key=lambda key: (-key[0], key[1])):
-            target = spelled.get(key[2].lower())
-            if target is None:      # SQLite lets a key name a table that is not there
-                continue
-            # A key that names no column refers to the target's primary key, part by part.
-            primary = [column.name for column in columns[target] if column.primary]
-            known = {column.name.lower(): column.name for column in columns[target]}
-            referenced = (known.get(key[4].lower()) if key[4] else
-                          primary[key[1]] if key[1] < len(primary) else None)
-            if referenced:
-                keys.append((name, key[3], target, referenced))
-    tables = tuple(Table(name, tuple(columns[name])) for name in names)
-    return Schema(db_id, tables, tuple(keys))
+
+def _declared_schema(connection, db_id):
+    # Names and defaults may be any bytes. What is not UTF-8 becomes what no query can hold.
+    connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    rows = connection.execute("SELECT type, name, sql FROM sqlite_master "
+                              "WHERE type IN ('table', 'view') ORDER BY type, rowid").fetchall()
+    shadows = [re.compile(f"{re.escape(name)}_({SHADOWS[module]})", re.I)
+               for _, name, sql in rows
+               if (sql or "").lower().startswith("create virtual")
+               for module in re.findall(r"using\W+(\w+)", sql.lower()) if module in SHADOWS]
+    tables, notes, parts = {}, [], []
+    for kind, name, _ in rows:
+        if any(shadow.fullmatch(name) for shadow in shadows):
+            parts.append(name)
+        elif not name.lower().startswith("sqlite_"):
+            try:
+                tables[name.lower()] = _declared_table(connection, name, kind == "view", notes)
+            except (sqlite3.Error, UnicodeError) as problem:
+                notes.append(_note(kind, name, problem))
+    if parts:
+        notes.append(_note("tables", ", ".join(parts), "kept by virtual tables"))
+    connection.set_authorizer(None)
+    keys = [key for table in tables.values() if not table.view
+            for key in _declared_keys(connection, table, tables)]
+    return Schema(db_id, tuple(tables.values()), tuple([part for key in keys for part in key]),
+                  tuple([key for key in keys if len(key) > 1]), tuple(notes))
+
+
+def _declared_table(connection, name, view, notes):
+    """The Table as queries see it; sqlite3.Error or UnicodeError for one that none can read."""
+    def prepare(expression):
+        connection.execute(f"EXPLAIN SELECT {expression} FROM {_quoted(name)} AS t")
+
+    columns, without = [], []
+    connection.set_authorizer(None)
+    rows = connection.execute(f"PRAGMA table_xinfo({_quoted(name)})").fetchall()
+    connection.set_authorizer(_authorized)      # a view may do what no query may
+    for row in rows:
+        if row[6] == 1:     # hidden; 2 and 3 are generated columns
+            continue
+        try:
+            prepare(f"t.{_quoted(row[1])}")
+            columns.append(Column(row[1], spider_type(row[2] or ""), row[5] > 0 and not view))
+            prepare(f"t.{_quoted(row[1])} = ''")
+        except (sqlite3.Error, UnicodeError) as problem:
+            without.append(_note("column", f"{name}.{row[1]}", problem))
+    if not columns:
+        prepare("*")        # says why: a view that reads what is gone, a module that is missing
+        raise sqlite3.OperationalError("no columns")
+    notes += without
+    return Table(name, tuple(columns), view)
+
+
+def _declared_keys(connection, table, tables):
+    """The foreign keys of a table, each a tuple of its parts; without those that name what is not
+    there, which SQLite allows."""
+    own, found = {column.name for column in table.columns}, {}
+    for number, place, target, child, parent, *_ in connection.execute(
+            f"PRAGMA foreign_key_list({_quoted(table.name)})"):
+        target = tables.get(target.lower(), Table("", ()))
+        known = {column.name.lower(): column.name for column in target.columns}
+        if parent is None:      # then part by part of the primary key, in the order declared there
+            parent = next((row[1] for row in connection.execute(
+                f"PRAGMA table_xinfo({_quoted(target.name)})") if row[5] == place + 1), "")
+        referenced = known.get(parent.lower())
+        found.setdefault(number, {})[place] = child in own and referenced and (
+            table.name, child, target.name, referenced)
+    return [tuple([parts[place] for place in sorted(parts)])
+            for _, parts in sorted(found.items(), reverse=True) if all(parts.values())]
+
+
+def _quoted(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _note(kind, name, problem):
+    """A line about what is left out; an unreadable name's bytes show as question marks."""
+    if isinstance(problem, UnicodeError):
+        problem = "its name is not UTF-8"
+    return " ".join(f"{kind} {name}: {problem}".encode("utf-8", "replace").decode().split())
 
 
 # ---------------------------------------------------------------------------------------------
@@ -163,7 +233,7 @@ class Limits:
 SQLITE_LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 1_000_000,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 20_000,
-    sqlite3.SQLITE_LIMIT_COLUMN: 500,
+    sqlite3.SQLITE_LIMIT_COLUMN: 2000,       # SQLite's own, for SELECT *
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 100,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 20,
     sqlite3.SQLITE_LIMIT_VDBE_OP: 25_000,
@@ -172,18 +242,27 @@ SQLITE_LIMITS = {
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
 
-# Absent on purpose: random and randomblob (a verdict must repeat), what tells about the
-# connection or the build, load_extension, the full-text functions.
+# Up to SQLite 3.54. Absent on purpose: random and randomblob (a verdict must repeat), zeroblob
+# (megabytes for nothing), what tells about the connection, the build or the inside of a value,
+# load_extension, what writes to a full-text table.
 FUNCTIONS = frozenset("""
-    -> ->> abs acos acosh asin asinh atan atan2 atanh avg ceil ceiling char coalesce cos cosh count
-    cume_dist current_date current_time current_timestamp date datetime degrees dense_rank exp
-    first_value floor format glob group_concat hex ifnull iif instr json json_array
-    json_array_length json_extract json_group_array json_group_object json_object json_quote
-    json_type json_valid julianday lag last_value lead length like likelihood likely ln log log10
-    log2 lower ltrim max min mod nth_value ntile nullif percent_rank pi pow power printf quote
-    radians rank replace round row_number rtrim sign sin sinh sqrt strftime string_agg substr
-    substring sum tan tanh time timediff total trim trunc typeof unicode unixepoch unlikely upper
+    -> ->> abs acos acosh asin asinh atan atan2 atanh avg bm25 ceil ceiling char coalesce concat
+    concat_ws cos cosh count cume_dist current_date current_time current_timestamp date datetime
+    degrees dense_rank exp first_value floor format glob group_concat hex highlight if ifnull iif
+    instr json json_array json_array_insert json_array_length json_error_position json_extract
+    json_group_array json_group_object json_insert json_object json_patch json_pretty json_quote
+    json_remove json_replace json_set json_type json_valid jsonb jsonb_array jsonb_array_insert
+    jsonb_extract jsonb_group_array jsonb_group_object jsonb_insert jsonb_object jsonb_patch
+    jsonb_remove jsonb_replace jsonb_set julianday lag last_value lead length like likelihood likely
+    ln log log10 log2 lower ltrim match max median min mod nth_value ntile nullif octet_length
+    percent_rank percentile percentile_cont percentile_disc pi pow power printf quote radians rank
+    replace round row_number rtrim sign sin sinh snippet soundex sqrt strftime string_agg substr
+    substring sum tan tanh time timediff total trim trunc typeof unhex unicode unistr unistr_quote
+    unixepoch unlikely upper
 """.split())
+
+# Tables that SQLite itself makes up; a user's name cannot begin with sqlite_.
+INNER = ("sqlite_master", "sqlite_schema", "sqlite_temp", "sqlite_dbpage", "sqlite_stmt", "dbstat")
 
 OPENING = re.compile(r"(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*(?:select|with)\b", re.S | re.I)
 
@@ -193,13 +272,34 @@ def database_uri(db_path):
     path = os.path.abspath(db_path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no such database: {path}")
+    path = os.path.realpath(path)       # SQLite looks beside the file that a link leads to
     for suffix in ("-wal", "-journal"):
         # An immutable connection would not see what such a file holds, and answer from old pages.
-        if os.path.exists(path + suffix) and os.path.getsize(path + suffix):
-            raise OSError(f"{path} has an unfinished {suffix[1:]} file beside it: open it once "
-                          "with sqlite3 to finish the transaction")
+        if _unfinished(path + suffix):
+            raise OSError(f"{path} has an unfinished {suffix[1:]} file beside it; this ends it: "
+                          f"sqlite3 {shlex.quote(path)} 'PRAGMA wal_checkpoint(TRUNCATE)'")
     quoted = urllib.parse.quote(os.fsencode(path))
     return f"file://{quoted}?mode=ro&immutable=1"
+
+
+def _unfinished(path):
+    """Does a -wal or -journal file hold what SQLite would read or undo?"""
+    if not os.path.isfile(path):
+        return os.path.exists(path)     # what SQLite cannot open, it cannot get past
+    with open(path, "rb") as file:
+        start = file.read(33)
+    # A WAL file's header alone (32 bytes) holds no pages, one of zeros marks a finished journal.
+    return len(start) > 32 and start[:1] != b"\0"
+
+
+def _authorized(action, first, second, *_):
+    """Reading, and functions whose answer repeats: an authorizer for SQLite."""
+    if (action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE)
+            or action == sqlite3.SQLITE_READ and not first.lower().startswith(INNER)
+            or action == sqlite3.SQLITE_FUNCTION and second.lower() in FUNCTIONS
+            or action == sqlite3.SQLITE_PRAGMA and first == "data_version"):    # FTS5 looks at it
+        return sqlite3.SQLITE_OK
+    return sqlite3.SQLITE_DENY
 
 
 QUICK = 0.002   # seconds after which a prediction counts as slow
@@ -225,7 +325,15 @@ class Connection:
         # Of the whole process; SQLite lets it sink, never rise.
         raw.execute(f"PRAGMA hard_heap_limit = {self.limits.memory // 2}")
         raw.execute("PRAGMA temp_store = MEMORY")
-        raw.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()    # is it a database at all?
+        raw.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+        # An error here tells that it is no database at all.
+        virtual = raw.execute("SELECT name FROM sqlite_master WHERE rootpage = 0 "
+                              "AND type = 'table'").fetchall()
+        for name in ["json_each", "json_tree", *[name for name, in virtual]]:
+            try:        # connects the table, which the authorizer would not allow later
+                raw.execute(f"PRAGMA table_xinfo({_quoted(name)})").close()
+            except (sqlite3.Error, UnicodeError):
+                pass    # its module is missing: a query that reads it says so
         if hasattr(raw, "setconfig"):   # Spider's golds write "text" in double quotes
             raw.setconfig(sqlite3.SQLITE_DBCONFIG_DQS_DML, True)
         for limit, value in SQLITE_LIMITS.items():
@@ -236,16 +344,11 @@ class Connection:
         raw.set_progress_handler(lambda: clock() > self.deadline, 100)
 
     def _authorize(self, action, first, second, database, trigger):
-        if action == sqlite3.SQLITE_SELECT or action == sqlite3.SQLITE_RECURSIVE:
-            return sqlite3.SQLITE_OK
-        if action == sqlite3.SQLITE_READ:
-            if not first.lower().startswith(("sqlite_master", "sqlite_schema", "sqlite_temp")):
-                return sqlite3.SQLITE_OK
-        elif action == sqlite3.SQLITE_FUNCTION and second.lower() in FUNCTIONS:
-            return sqlite3.SQLITE_OK
-        name = ".".join(part for part in (first, second) if part)
-        self.denied = f"not allowed: {name or 'this'} (SQLite action {action})"
-        return sqlite3.SQLITE_DENY
+        answer = _authorized(action, first, second)
+        if answer == sqlite3.SQLITE_DENY:
+            name = ".".join(part for part in (first, second) if part)
+            self.denied = f"not allowed: {name or 'this'} (SQLite action {action})"
+        return answer
 
     def close(self):
         self.raw.close()
@@ -383,26 +486,37 @@ def _permuted(gold, pred, ordered):
     pred_signs = [frozenset(Counter(column).items()) for column in pred_columns]
     if Counter(gold_signs) != Counter(pred_signs):
         return False
-    choices = [[j for j, sign in enumerate(pred_signs) if sign == wanted] for wanted in gold_signs]
+    spare = Counter(pred_columns)       # equal columns of pred are interchangeable
+    choices = {sign: [] for sign in pred_signs}
+    for column in spare:
+        choices[frozenset(Counter(column).items())].append(column)
     # The column with the fewest look-alikes first, so that a wrong choice shows early.
-    order = sorted(range(len(choices)), key=lambda i: len(choices[i]))
-
-    def place(depth, chosen):
-        if depth:
-            ours = Counter(zip(*(gold_columns[i] for i in order[:depth])))
-            if ours != Counter(zip(*(pred_columns[j] for j in chosen))):
-                return False
-        if depth == len(order):
-            return True
-        tried = set()       # equal columns of pred are interchangeable: one of them is enough
-        for j in choices[order[depth]]:
-            if j not in chosen and pred_columns[j] not in tried:
-                tried.add(pred_columns[j])
-                if place(depth + 1, chosen + [j]):
-                    return True
-        return False
-
-    return place(0, [])
+    order = sorted(range(len(gold_columns)), key=lambda i: len(choices[gold_signs[i]]))
+    # A step a column placed: the rows of gold and pred, numbered by what the columns up to here
+    # hold, what remains to be tried in the next one, and the column of pred that stands here.
+    start = (0,) * len(gold)
+    steps = [(start, start, iter(choices[gold_signs[order[0]]]), None)]
+    while steps:
+        ours, theirs, options, placed = steps[-1]
+        for column in options:
+            if not spare[column]:
+                continue
+            known = {}
+            ours_next, theirs_next = [
+                [known.setdefault(pair, len(known)) for pair in zip(rows, cells)]
+                for rows, cells in ((ours, gold_columns[order[len(steps) - 1]]), (theirs, column))]
+            if Counter(ours_next) != Counter(theirs_next):
+                continue
+            if len(steps) == len(order):
+                return True
+            spare[column] -= 1
+            rest = iter(choices[gold_signs[order[len(steps)]]])
+            steps.append((ours_next, theirs_next, rest, column))
+            break
+        else:
+            steps.pop()
+            spare[placed] += 1
+    return False
 
 
 def _quick_reject(gold, pred, ordered):

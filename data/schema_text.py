@@ -22,18 +22,20 @@ from data.values import NAME_PART, STOP, WORD, fold
 # The two forms
 
 def compact(schema):
-    """A line a table: name(column type key > referenced.column: comment, ...)."""
+    """A line a table: name(column type key > referenced.column: comment, ...), of a view: view
+    name(...)."""
     refers = {key[:2]: f" > {quote_name(key[2])}.{quote_name(key[3])}"
               for key in schema.foreign_keys}
     return "\n".join(
-        quote_name(table.name) + "(" + ", ".join(
+        "view " * table.view + quote_name(table.name) + "(" + ", ".join(
             f"{quote_name(c.name)} {c.type}{' key' * c.primary}"
             + refers.get((table.name, c.name), "") + (f": {c.comment}" if c.comment else "")
             for c in table.columns) + ")" for table in schema.tables)
 
 
 def ddl(schema):
-    """CREATE TABLE statements that SQLite takes, with Spider's types and comments behind --."""
+    """CREATE TABLE statements that SQLite takes, with Spider's types and comments behind --, among
+    them "view"."""
     return "\n".join(_create(table, [key for key in schema.foreign_keys if key[0] == table.name])
                      for table in schema.tables)
 
@@ -47,7 +49,7 @@ def _create(table, keys):
                f"{quote_name(parent)} ({quote_name(referred)})", "")
               for _, column, parent, referred in keys]
     last = len(lines) - 1
-    return f"CREATE TABLE {quote_name(table.name)} (\n" + "".join(
+    return f"CREATE TABLE {quote_name(table.name)} ({' -- view' * table.view}\n" + "".join(
         f"  {text}{',' * (i < last)}{f' -- {comment}' if comment else ''}\n"
         for i, (text, comment) in enumerate(lines)) + ");"
 

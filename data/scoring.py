@@ -292,8 +292,8 @@ def score(options):
         summary["extracted"] = True
         print("of predictions with fences or prose, the SQL in them: no official score")
     if wrapped:
-        print(f"hint: {wrapped} of {len(queries)} predictions do not run and hold more than SQL (fences, prose): "
-              "--extract takes the SQL out, which the official scripts do not")
+        print(f"hint: {wrapped} of {len(queries)} predictions do not run and hold more than SQL "
+              "(fences, prose): --extract takes the SQL out, which the official scripts do not")
     if options.ves:
         summary["VES"] = _print_efficiency(data, examples, predictions, verdicts, options)
     if options.json:

@@ -396,7 +396,8 @@ def _lighter(select, order):
 
 
 def _detached(select, order, source):
-    """The other sources, if this one hangs on a single condition and serves nothing else."""
+    """The other sources, if this one hangs on a single condition, or on the several of one key,
+    and serves nothing else."""
     def reads(part):
         return any(isinstance(c, (Column, Star)) and c.source == source.number for c in walk(part))
 
@@ -404,10 +405,12 @@ def _detached(select, order, source):
     stars = any(isinstance(item.expression, Star) for item in select.items)
     plain_joins = all(other.join in ("", "JOIN") for other in select.sources)
     rest = replace(select, sources=()), order
-    if len(held) != 1 or stars or not plain_joins or reads(rest):
+    tied = {column.source for part in held for column in bare(part)}
+    single = len(held) == 1 or held and all(map(is_link, held)) and len(tied) == 2
+    if not single or stars or not plain_joins or reads(rest):
         return None
     kept = [replace(other, on=conjunction([part for part in conjuncts(other.on)
-                                           if part is not held[0]]))
+                                           if part not in held]))
             for other in select.sources if other is not source]
     return (replace(kept[0], join=""), *kept[1:])
 

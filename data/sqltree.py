@@ -1,18 +1,22 @@
 """Reads, resolves and prints SQL queries (standard library only).
 
     parse(text) -> Query              tokens and precedence climbing, bounded in length and depth
-    resolve(tree, schema) -> Query    every column bound to its table; prints as the house form
+    resolve(tree, schema) -> Query    every column bound to its table; prints in canonical form
     to_sql(tree) -> str               one line, single spaces, as few parentheses as needed
-    house(sql, schema) -> str         the same query in house style, with the same result
+    canonical_sql(sql, schema)        the query in canonical form
+    keeps_meaning(sql, raw, rows)     whether the canonical form gave the query's own rows
     normalise(sql, schema) -> str     the text by which two spellings of one query compare equal
 
-House style: T1, T2, ... only where a SELECT reads several tables, names as the schema spells them,
-text in single quotes, no ASC and no semicolon. It covers the SELECT statements of Spider and BIRD
-(WITH and window functions included). Not covered, and therefore an SQLError with its place: VALUES,
-recursive WITH, window frames, FILTER, parenthesised joins, anything but one SELECT statement.
+Canonical form: T1, T2, ... only where a SELECT reads several tables, names as the schema spells
+them, text in single quotes, no ASC and no semicolon. It covers the SELECT statements of Spider and
+BIRD (WITH and window functions included). Not covered, and therefore an SQLError with its place:
+VALUES, recursive WITH, window frames, FILTER, parenthesised joins, table-valued functions, rowid,
+anything but one SELECT statement. Whoever puts the canonical form in the place of a query that a
+person wrote runs both: a Schema tells nothing of collations, for one.
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
@@ -21,11 +25,12 @@ MAX_DEPTH = 50                       # nested expressions and queries: keeps us 
 
 
 class SQLError(ValueError):
-    """What was wrong, and at which character (1-based) of the text."""
+    """What was wrong, and at which character (1-based) of the text; reason: the same without the
+    words of the query, for counting."""
 
-    def __init__(self, message, at):
+    def __init__(self, message, at=0):
         super().__init__(f"{message} at character {at + 1}")
-        self.reason, self.at = message, at + 1
+        self.reason, self.at = re.sub(r",? (?:found )?['\"].*", "", message, flags=re.S), at + 1
 
 
 # ---------------------------------------------------------------------------------------------
@@ -215,7 +220,7 @@ _TOKEN = re.compile(r"""
 | (?P<name>`(?:[^`]|``)*`|\[[^\]]*\])
 | (?P<number>(?:0x[0-9a-f]+|(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)(?![\w.]))
 | (?P<word>[^\W\d][\w$]*)
-| (?P<op>[<>!]\s=|\|\||<>|[!<>=]=|<<|>>|[-+*/%=<>(),.;&|~])
+| (?P<op>[<>!]\s=|\|\||->>?|<>|[!<>=]=|<<|>>|[-+*/%=<>(),.;&|~])
 """, re.VERBOSE | re.DOTALL | re.IGNORECASE)
 
 
@@ -253,7 +258,7 @@ def tokenise(text):
 
 _LEVELS = ("OR", "AND", "NOT",
            "= != IS LIKE GLOB REGEXP MATCH IN BETWEEN", "< <= > >=", "ESCAPE", "& | << >>",
-           "+ -", "* / %", "||", "COLLATE", "unary")
+           "+ -", "* / %", "|| -> ->>", "COLLATE", "unary")
 _PRECEDENCE = {op: level for level, ops in enumerate(_LEVELS) for op in ops.split()}
 _EQUALITY, _UNARY, _ATOM = _PRECEDENCE["="], _PRECEDENCE["unary"], len(_LEVELS)
 _SPELLING = {"==": "=", "<>": "!=", "ISNULL": "IS", "NOTNULL": "IS"}
@@ -414,7 +419,13 @@ class _Parser:
 
     def source(self, join):
         at = self.token.at
+        if self.token.kind == "text":
+            self.fail("table name in single quotes")
+        if self.ahead("(") and self.tokens[self.next + 1].upper not in ("SELECT", "WITH"):
+            self.fail("parenthesised join or VALUES")
         table = self.enclosed() if self.ahead("(") else self.name()
+        if self.ahead("("):
+            self.fail("table-valued function")
         alias, on, using = self.alias(), None, ()
         if self.accept("ON"):
             on = self.expression()
@@ -469,10 +480,9 @@ class _Parser:
             low = self.expression(_EQUALITY + 1)
             self.expect("AND")
             return Between(left, low, self.expression(_EQUALITY + 1), negated)
-        if op == "IS" and self.accept("NOT"):
-            op, tight = "IS NOT", _EQUALITY + 1
-        else:
-            tight = _PRECEDENCE[op] + 1
+        tight = _PRECEDENCE[op] + 1
+        if op == "IS" and self.accept("NOT") != self.accept("DISTINCT", "FROM"):
+            op = "IS NOT"
         right = Literal("keyword", self.name()) if op == "COLLATE" else self.expression(tight)
         if op in ("AND", "OR"):
             same = [part.operands if isinstance(part, Logic) and part.op == op else (part,)
@@ -552,6 +562,8 @@ class _Parser:
             args = () if self.ahead(")") else self.several(self.expression)
         self.expect(")")
         call = Call(name, args, distinct)
+        if self.ahead("FILTER", "("):
+            self.fail("FILTER")
         return self.window(call) if self.accept("OVER") else call
 
     def cast(self):
@@ -571,6 +583,8 @@ class _Parser:
         self.expect("(")
         partition = self.several(self.expression) if self.accept("PARTITION", "BY") else ()
         order = self.several(self.order) if self.accept("ORDER", "BY") else ()
+        if self.token.upper in ("ROWS", "RANGE", "GROUPS"):
+            self.fail("window frame")
         self.expect(")")
         return Window(call, partition, order)
 
@@ -769,6 +783,7 @@ class _Scope:
 
     def __init__(self, parent):
         self.parent, self.sources, self.aliases, self.merged = parent, [], {}, set()
+        self.derived = False         # keeps its item aliases
         self.correlated = False      # reads a source of a SELECT around it
         self.referenced = False      # is read by a SELECT inside it
 
@@ -810,6 +825,9 @@ class _Resolver:
         first = scopes[0]
         order = tuple([replace(term, expression=self.ordered(term.expression, first))
                        for term in query.order])
+        for term in order if query.ops else ():
+            if skip_collate(term.expression) not in [item.expression for item in arms[0].items]:
+                self.refuse_unless_ordinal(term.expression)
         limit, offset = [self.expression(part, first) if part else None
                          for part in (query.limit, query.offset)]
         self.ctes = outer
@@ -821,9 +839,12 @@ class _Resolver:
         sources = _spread([replace(source, on=_ordered_sides(self.expression(source.on, scope)))
                            for source in sources])
         items = tuple([self.item(item, scope, derived) for item in select.items])
-        scope.aliases = {item.alias.lower(): item.expression for item in select.items if item.alias}
-        where, group, having = [self.expression(part, scope)
-                                for part in (select.where, select.group, select.having)]
+        for item in select.items:
+            if item.alias:                           # of equal ones SQLite takes the first
+                scope.aliases.setdefault(item.alias.lower(), item.expression)
+        where, having = self.expression(select.where, scope), self.expression(select.having, scope)
+        group = tuple([self.term(part, self.expression(part, scope)) for part in select.group])
+        scope.derived = derived
         return Select(items, select.distinct, sources, where, group, having), scope
 
     def item(self, item, scope, derived):
@@ -841,6 +862,8 @@ class _Resolver:
             table, columns = found[0], found[1]
             name = None if source.table.lower() in self.ctes else table
         if source.join.startswith("NATURAL") or source.using:
+            if "RIGHT" in source.join or "FULL" in source.join:
+                raise SQLError("USING or NATURAL in an outer join from the right", source.at)
             shared = [c.lower() for c in source.using] or list(columns)
             scope.merged.update(shared)
         number = len(self.homes)
@@ -874,20 +897,38 @@ class _Resolver:
 
     def ordered(self, tree, scope):
         """An ORDER BY term: a name means the item of that alias before any column."""
-        if isinstance(tree, Column) and not tree.qualifier and tree.name.lower() in scope.aliases:
-            tree = scope.aliases[tree.name.lower()]
-        return self.expression(tree, scope)
+        if isinstance(tree, Binary) and tree.op == "COLLATE":
+            return replace(tree, left=self.ordered(tree.left, scope))
+        named = isinstance(tree, Column) and not tree.qualifier and tree.name.lower()
+        term = self.term(tree, self.expression(scope.aliases.get(named, tree), scope))
+        kept = scope.aliases.get(term.name.lower()) if isinstance(term, Column) else None
+        if scope.derived and kept and self.expression(kept, scope) != term:
+            raise SQLError("alias that hides a column", tree.at)
+        return term
+
+    def term(self, tree, resolved):
+        """An ORDER BY or GROUP BY term, which must not turn from a name into an ordinal."""
+        if not isinstance(tree, Literal) and _is_number(skip_collate(resolved)):
+            raise SQLError("sorted or grouped by a constant")
+        return resolved
+
+    def refuse_unless_ordinal(self, term):
+        if not isinstance(term, Literal):
+            raise SQLError("ORDER BY of a compound query names no item of its first part")
 
     def star(self, star, scope):
-        for bound in scope.sources:
-            if bound.name == star.qualifier.lower():
-                return Star(None, bound.number)
+        numbers = [bound.number for bound in scope.sources if bound.name == star.qualifier.lower()]
+        if len(numbers) > 1:
+            raise SQLError("two tables of one name", star.at)
+        if numbers:
+            return Star(None, numbers[0])
         raise SQLError(f"unknown table {star.qualifier!r}", star.at)
 
     def column(self, column, scope):
         """Binds a column in the nearest scope that has it; marks the scopes it is seen through."""
-        crossed, key = [], column.name.lower()
+        crossed, key, unnamed = [], column.name.lower(), False
         while scope:
+            unnamed |= any("" in bound.columns for bound in scope.sources)
             found = [bound for bound in scope.sources if key in bound.columns
                      and (column.qualifier is None or bound.name == column.qualifier.lower())]
             if len(found) > 1 and key not in scope.merged:
@@ -895,9 +936,13 @@ class _Resolver:
             if found:
                 return self.bound(column, found[0], scope, crossed)
             if column.qualifier is None and key in scope.aliases:
+                if crossed:
+                    raise SQLError("alias of an outer query", column.at)
                 return self.expression(scope.aliases[key], scope)
             crossed, scope = crossed + [scope], scope.parent
         if column.quoted and column.qualifier is None:
+            if unnamed or key in ("rowid", "oid", "_rowid_"):      # it may be no text, after all
+                raise SQLError("quoted name of an unnamed column", column.at)
             return Literal("text", column.name)
         raise SQLError(f"unknown column {to_sql(column)!r}", column.at)
 
@@ -910,19 +955,34 @@ class _Resolver:
     def aliased(self, tree):
         """Writes the T aliases, once it is known which scopes are read from inside."""
         aliases = [scope.alias(position) for scope, position in self.homes]
+        taken = {alias.lower() for alias in aliases if alias}
 
         def write(part):
             if isinstance(part, Column) and part.source is not None:
                 return replace(part, qualifier=aliases[part.source])
             if isinstance(part, Star) and part.source is not None:
                 return replace(part, qualifier=aliases[part.source])
+            if isinstance(part, Source) and isinstance(part.table, str) and (
+                    aliases[part.number] is None and part.table.lower() in taken):
+                raise SQLError("table named like an alias", part.at)
             if isinstance(part, Source) and part.alias != aliases[part.number]:
                 return rewrite(replace(part, alias=aliases[part.number]), write)
         return rewrite(tree, write)
 
 
 def _folded(names):
-    return {name.lower(): name for name in names if name}
+    """{folded name: name}, with a key "" where some have none to be called by."""
+    return {name.lower(): name for name in names}
+
+
+def skip_collate(tree):
+    return tree.left if isinstance(tree, Binary) and tree.op == "COLLATE" else tree
+
+
+def _is_number(tree):
+    """Would SQLite take it for the number of an item?"""
+    return (isinstance(tree, Literal) and tree.kind == "number"
+            or isinstance(tree, Unary) and tree.op in "+-" and _is_number(tree.operand))
 
 
 def _ordered_sides(on):
@@ -968,7 +1028,7 @@ def conjunction(conditions):
 
 
 def resolve(tree, schema):
-    """The tree with every column bound to (table, source) and aliases in house style.
+    """The tree with every column bound to (table, source) and aliases in canonical form.
 
     Names are looked up in the inner scope first; a name in double quotes that no scope knows is
     text, as in SQLite. SQLError for an unknown or ambiguous name.
@@ -977,14 +1037,25 @@ def resolve(tree, schema):
     return resolver.aliased(resolver.query(tree, None))
 
 
-def house(sql, schema):
-    """The query in house style, with the same result. SQLError if it cannot be read."""
+def canonical_sql(sql, schema):
+    """The query in canonical form. SQLError if it cannot be read."""
     return to_sql(resolve(parse(sql), schema))
+
+
+def keeps_meaning(sql, raw, rows):
+    """Whether rows, what the canonical form of `sql` gave, are what `sql` itself gave: the same
+    rows as often, cells of one type and columns in one order; in one order where sql asks for one
+    or takes only some. raw, rows: lists of tuples."""
+    ours, theirs = [[tuple([(type(cell), cell) for cell in row]) for row in some]
+                    for some in (raw, rows)]
+    if re.search(r"\b(order\s+by|limit)\b", sql, re.I):
+        return ours == theirs
+    return Counter(ours) == Counter(theirs)
 
 
 def normalise(sql, schema):
     """Text equal for queries that differ in case, aliases, quotes, spacing, ASC or a semicolon."""
     try:
-        return house(sql, schema)
+        return canonical_sql(sql, schema)
     except SQLError:
         return " ".join(sql.split()).rstrip("; ").lower()

@@ -9,7 +9,8 @@
 A column slot keeps its type and whether it is a primary or foreign key; a column named twice is
 one slot. The paper drops FROM and JOIN. Here the tables are slots too, and the links between them
 (joins, IN, set operators) are kept beside the text: without them 24% of Spider's queries over
-several tables come back with too few. A link is filled by a declared foreign key or not at all.
+several tables come back with too few. A link is filled by a declared foreign key or not at all; a
+key of several columns is joined whole.
 What is refused as senseless is told by the rules of data/sense.py.
 """
 
@@ -24,9 +25,11 @@ from typing import NamedTuple
 from data import sense
 from data.sense import ARITHMETIC, COMPARISONS, RANGE, is_label, is_link, number, plain_sources
 from data.sqltree import (
-    Between, Binary, Call, Column, In, Item, Literal, Order, Query, Select, Source, SQLError, Star,
-    Subquery, Window, With, literal, parse, quote_name, resolve, rewrite, to_sql, walk)
+    Between, Binary, Call, Column, In, Item, Literal, Logic, Order, Query, Select, Source, SQLError,
+    Star, Subquery, Window, With, conjunction, conjuncts, literal, parse, quote_name, resolve,
+    rewrite, to_sql, walk)
 from data.values import Profiles
+from sqlexec import read_schema
 
 GAMMA = 0.3                  # a table d keys away is drawn with weight GAMMA ** d [ours]
 FEEDBACK = 0.5               # share of draws that follow the templates of y- (Eq. 1)
@@ -111,6 +114,34 @@ class Template:
         """Pairs of column slots that are subtracted or compared."""
         return [(number(part.left.name), number(part.right.name)) for part in walk(self.tree)
                 if is_link(part) and part.op in RANGE + ARITHMETIC]
+
+    @cached_property
+    def joins(self):
+        """The links, as frozensets of column slots, that are nothing but conditions of joins."""
+        equal = [(part.left, part.right) for part in walk(self.tree) if _joins(part)]
+        conditions, ties = [Counter(frozenset((number(a.name), number(b.name))) for a, b in pairs)
+                            for pairs in (equal, _tied(self.tree))]
+        return {pair for pair in ties if conditions[pair] == ties[pair]}
+
+    def widened(self, link, pairs, columns):
+        """The template with more pairs of slots equal wherever the link's are; columns: all."""
+        a, b = link[:2]
+
+        def widen(part):
+            if isinstance(part, Logic) and part.op == "AND":
+                return conjunction([inner for operand in part.operands
+                                    for inner in conjuncts(rewrite(operand, widen))])
+            if not _joins(part):
+                return None
+            left, right = number(part.left.name), number(part.right.name)
+            more = [pair[::-1] if left == b else pair for pair in pairs if {left, right} == {a, b}]
+            return conjunction([part, *[Binary("=", *[
+                replace(side, name=f"\0c{slot}\0") for side, slot in
+                zip((part.left, part.right), pair)]) for pair in more]])
+
+        links = self.links + tuple([Link(*pair, link.declared) for pair in pairs])
+        return replace(self, tree=rewrite(self.tree, widen), columns=columns, links=links,
+                       _variants={})
 
     @cached_property
     def flaw(self):
@@ -313,13 +344,18 @@ def _sortable(literal):
     return (0, float(literal.value), "") if literal.kind == "number" else (1, 0.0, literal.value)
 
 
+def _joins(part):
+    """Is it an equality of columns of two sources?"""
+    return is_link(part) and part.op == "=" and part.left.source != part.right.source
+
+
 def _tied(tree):
     """(column, column) for each equality, IN and set operator that ties two columns."""
     for part in walk(tree):
         if isinstance(part, Binary) and part.op == "=":
             if isinstance(part.right, Subquery):
                 yield from _tied_items((part.left,), part.right.query.arms[0])
-            elif is_link(part) and part.left.source != part.right.source:
+            elif _joins(part):
                 yield part.left, part.right
         elif isinstance(part, In) and isinstance(part.options, Query):
             yield from _tied_items((part.operand,), part.options.arms[0])
@@ -436,10 +472,9 @@ class Database:
         self._fitting, self._fits = {}, {}
         self.column = {(table.name, column.name): column
                         for table in schema.tables for column in table.columns}
-        spelled = {(table.lower(), name.lower()): (table, name) for table, name in self.column}
-        keys = [tuple([spelled.get((table.lower(), name.lower())) for table, name in
-                       (key[:2], key[2:])]) for key in schema.foreign_keys]
-        self.declared = [key for key in keys if all(key)]    # a key may name what is not there
+        self._spelled = {(table.lower(), name.lower()): (table, name)
+                         for table, name in self.column}
+        self.declared = self._pairs(schema.foreign_keys)
         children = {child for child, _ in self.declared}
         self.kinds = {table.name: {} for table in schema.tables}     # (type, role) -> [Column]
         for place, column in self.column.items():
@@ -449,15 +484,38 @@ class Database:
     def close(self):
         self.profiles.close()
 
+    def _pairs(self, keys):
+        """[((table, column), (table, column))]; a key may name what is not there."""
+        pairs = [tuple([self._spelled.get((table.lower(), name.lower())) for table, name in
+                        (key[:2], key[2:])]) for key in keys]
+        return [pair for pair in pairs if all(pair)]
+
     @cached_property
     def keys(self):
-        """Foreign keys in use as ((table, column), (table, column)), with one parent to find.
-
-        One part of a composite key finds several: no join to ask a question about.
-        """
+        """Foreign keys in use as ((table, column), (table, column)), with one parent to find; of
+        those of several columns each part, see whole."""
         of = self.profiles.of
         return [(child, parent) for child, parent in self.declared
-                if of(*child).filled and of(*parent).filled and of(*parent).identifies]
+                if of(*child).filled and of(*parent).filled
+                and self.whole.get((child, parent), of(*parent).identifies)]
+
+    @cached_property
+    def whole(self):
+        """{(child, parent), either way round: all such pairs of its key} for the parts of keys of
+        several columns: one alone finds several parents.
+
+        tables.json does not tell which parts belong together: the file does.
+        """
+        found = {}
+        for key in self.schema.composite or read_schema(self.path).composite:
+            pairs = self._pairs(key)
+            filled = all(self.profiles.of(*place).filled for pair in pairs for place in pair)
+            usable = len(pairs) == len(key) and filled and self.profiles.identify(
+                [parent for _, parent in pairs])
+            for pair in pairs:
+                found[pair] = pairs if usable else []
+                found[pair[::-1]] = [other[::-1] for other in found[pair]]
+        return found
 
     def distances(self, start):
         """{table: number of keys on the shortest path}, unreachable tables left out."""
@@ -489,12 +547,15 @@ class Database:
 
 def fill(template, database, rng):
     """SQL text of the template on a Database. Unfilled(reason) if it has no place there."""
-    return render(template.pieces, bind(template, database, rng))
+    template, binding = bind(template, database, rng)
+    return render(template.pieces, binding)
 
 
 def bind(template, database, rng):
-    """A random Binding: tables along the links, then columns, then values."""
+    """(the template, wider where a link lies on a key of several columns, a random Binding):
+    tables along the links, then columns, then values."""
     tables, columns = _place(template, database, rng)
+    template = _whole(template, database, columns)
     for index, slot in enumerate(template.columns):
         if index not in columns:
             columns[index] = _choose_column(slot, tables[slot.table], columns, database, rng)
@@ -507,8 +568,8 @@ def bind(template, database, rng):
     if not all(sense.comparable(chosen[a], chosen[b]) for a, b in template.twins):
         raise Unfilled("nothing in common to compare")
     literals = _choose_values(template, chosen, profiles, rng)
-    return Binding(tuple([tables[t] for t in range(template.tables)]),
-                   tuple([column.name for column in chosen]), literals)
+    return template, Binding(tuple([tables[t] for t in range(template.tables)]),
+                             tuple([column.name for column in chosen]), literals)
 
 
 BARREN = "no tables with such keys and columns"             # will not change by chance
@@ -534,6 +595,25 @@ def _place(template, database, rng):
             raise Unfilled("no such table nearby" if tables else BARREN)
         tables[slot] = rng.choices(free, weights)[0]
     return tables, columns
+
+
+def _whole(template, database, columns):
+    """The template with all pairs of the keys on which its links lie; adds to columns."""
+    for link in template.links:
+        laid = {frozenset((columns[a], columns[b])) for a, b, _ in template.links}
+        key = database.whole.get((columns[link.child], columns[link.parent]), ())
+        slots, pairs = list(template.columns), []
+        for pair in [pair for pair in key if frozenset(pair) not in laid]:
+            pairs.append([])
+            for end, place in zip(link[:2], pair):
+                known = next((slot for slot in columns if columns[slot] == place), len(slots))
+                if known == len(slots):
+                    slots.append(ColumnSlot(slots[end].table, database.column[place].type, "fk"))
+                columns[known] = place
+                pairs[-1].append(known)
+        if pairs:
+            template = template.widened(link, pairs, tuple(slots))
+    return template
 
 
 def _connected(links, columns):
@@ -565,6 +645,8 @@ def _laid(link, key, template, database, tables, columns):
     """(tables, columns) with the link on this key, or None where that contradicts them."""
     ends = [(slot, template.columns[slot].table, place) for slot, place in zip(link[:2], key)]
     if not all(database.fits(place[0], template.needs[table]) for _, table, place in ends):
+        return None
+    if key in database.whole and frozenset(link[:2]) not in template.joins:
         return None
     tables, columns = dict(tables), dict(columns)
     for slot, table, place in ends:
@@ -646,7 +728,7 @@ def synthesize(pool, databases, n, rng, run, exclude=(), progress=None, vary=0.3
     """n synthetic queries, executed and sensible (section 3.1.1).
 
     databases: [(schema, db_path)]. run: a list of (db_path, sql) -> a list of sqlexec.Result.
-    exclude: normalised SQL that may not come out (train, dev and test queries).
+    exclude: normalised SQL that may not come out (training and validation queries).
     vary: the share of attempts whose aggregates, comparisons and sort directions are drawn anew.
     Returns ([Synthetic], Counter of rejected attempts by reason); fewer than n where the
     databases give no more. progress(kept, attempts) is called after each batch.
@@ -701,8 +783,8 @@ class _Synthesis:
             if (template.key, db) in self.barren:
                 continue
             try:
-                binding = bind(form, self.databases[db], self.rng)
-                return self.fresh(_Draft(form, db, binding, render(form.pieces, binding)))
+                wide, binding = bind(form, self.databases[db], self.rng)
+                return self.fresh(_Draft(wide, db, binding, render(wide.pieces, binding)))
             except Unfilled as problem:
                 why = str(problem)
                 if why == BARREN:
@@ -712,7 +794,7 @@ class _Synthesis:
     def fresh(self, draft):
         """The draft, unless its query is known. A filled template is normalised as it stands."""
         if draft.sql in self.exclude:
-            return "in train, dev or test"
+            return "in train or val"
         if (draft.db, draft.sql) in self.seen:
             return "made before"
         self.seen.add((draft.db, draft.sql))

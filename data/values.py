@@ -12,9 +12,10 @@ a more telling word.
 
 import re
 import sqlite3
+import time
 import unicodedata
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
@@ -31,6 +32,10 @@ PREFIX = 3              # ... that share so many letters of their first telling 
 MIN_CHARS = 5           # ... and are not shorter than this
 ROWS = 20_000           # rows that a profile looks at: some tables have millions
 SAMPLE = 300            # distinct values that it keeps
+STEPS = 200_000_000     # of SQLite's machine to read one database: some 5 seconds, but counted,
+PACE = 1000             # so often, for the same prompts on a machine that is slow or busy ...
+SECONDS = 20            # ... unless reading takes longer than this: huge texts, a slow disk
+KEEPING = 150           # steps that keeping a value takes as long as
 CODE = 4                # capitals up to this length are a code, named in capitals: PER, STAR
 
 WORD = re.compile(r"[^\W_]+")
@@ -82,24 +87,53 @@ def usable(entries, mention):
     return sorted(entries, key=lambda entry: entry[2] != mention)
 
 
-def distinct_text(db, table, column):
-    """Up to MAX_DISTINCT short values of a column, text that is UTF-8 and fits on one line."""
+class Meter:
+    """Interrupts a connection's queries where they take more than STEPS or SECONDS in all."""
+
+    def __init__(self, db):
+        self.steps, self.seconds, self.least, self.end = STEPS, SECONDS, 0, 0.0
+        db.set_progress_handler(self._tick, PACE)
+
+    @contextmanager
+    def share(self, part):
+        """Inside, queries may take so much of what is left; 1 is all of it."""
+        start = time.monotonic()
+        self.least = max(0, self.steps - int(self.steps * part))
+        self.end = start + self.seconds * part
+        try:
+            yield
+        finally:
+            self.seconds -= time.monotonic() - start
+
+    def _tick(self):
+        self.steps -= PACE
+        return self.steps < self.least or time.monotonic() > self.end
+
+
+def distinct_text(db, table, column, meter):
+    """(up to MAX_DISTINCT short values of a column, text that is UTF-8 and fits on one line;
+    why these are not all that it has, or "")."""
     # Without the alias, SQLite would take the name of an absent column for a string.
     column = f"t.{quote_name(column)}"
     sql = (f"SELECT DISTINCT {column} FROM {quote_name(table)} AS t "
            f"WHERE typeof({column}) = 'text' AND length({column}) <= {MAX_CHARS} "
            f"LIMIT {MAX_DISTINCT}")
+    values, problem = [], ""
     try:
-        values = [value for value, in db.execute(sql)]
-    except sqlite3.OperationalError as error:
-        if not str(error).startswith("no such"):
-            raise
-        values = []     # Spider's tables.json names some tables that the files lack
-    return [value for value in values if value.isprintable() and value.strip()]
+        for value, in db.execute(sql):
+            values.append(value)
+            meter.steps -= KEEPING
+    except (sqlite3.OperationalError, UnicodeError) as error:
+        # Spider's tables.json names some tables that the files lack.
+        problem = "" if re.match("no such (table|column)", str(error)) else str(error)
+    return [value for value in values if value.isprintable() and value.strip()], problem
 
 
 class ValueIndex:
-    """The text values of one database, read at the first question; DataError if unreadable."""
+    """The text values of one database, read at the first question; DataError if unreadable.
+
+    Views are not read: they show what tables hold.
+    """
 
     def __init__(self, schema, db_path):
         self.schema, self.db_path = schema, db_path
@@ -107,6 +141,7 @@ class ValueIndex:
         self.spellings = {}     # (first letters, length) -> [phrase]
         self.flags = {}         # (table, column) -> its entries, where all are yes, no and the like
         self.nouns = set()      # head words of table and column names, singular and plural
+        self.skipped = []       # once read: a line for each column that is not here as a whole
 
     def link(self, question, limit=8, per_column=2):
         """The stored values that a question names, as [(table, column, value)], best first.
@@ -194,9 +229,7 @@ class ValueIndex:
         try:
             with closing(sqlite3.connect(database_uri(self.db_path), uri=True)) as db:
                 db.text_factory = lambda raw: raw.decode(errors="surrogateescape")
-                columns = {(table.name, column.name): distinct_text(db, table.name, column.name)
-                           for table in self.schema.tables for column in table.columns
-                           if column.type != "number"}
+                columns = self._read(db)
         except (sqlite3.Error, OSError) as error:
             raise DataError(f"{self.db_path}: {error}") from error
         self.entries = {}
@@ -207,6 +240,22 @@ class ValueIndex:
                 self.flags[column] = [(*column, value) for value in values]
         for key in self.entries:
             self.spellings.setdefault((start(key), len(key)), []).append(key)
+
+    def _read(self, db):
+        """{(table, column): values} of the columns that may hold text."""
+        places = [(table.name, column.name) for table in self.schema.tables if not table.view
+                  for column in table.columns if column.type != "number"]
+        meter, found, problems = Meter(db), {}, {}
+        for _ in range(2):          # what short columns leave is for those that were cut off
+            for number, place in enumerate(places):
+                with meter.share(1 / (len(places) - number)):
+                    found[place], problems[place] = distinct_text(db, *place, meter)
+            places = [place for place in places if problems[place] == "interrupted"]
+        self.skipped = [
+            f"column {'.'.join(place)}: "
+            + ("values read in part" if problem == "interrupted" else problem)
+            for place, problem in problems.items() if problem]
+        return found
 
 
 # ---------------------------------------------------------------------------------------------
@@ -248,22 +297,32 @@ class Profile:
 
 
 class Profiles:
-    """Profiles of a database's columns, each read once through a read-only connection."""
+    """Profiles of a database's columns, each read once through a read-only connection.
+
+    skipped: a line for each column that takes too long or cannot be compared; its profile is empty.
+    """
 
     def __init__(self, db_path):
-        self.path, self._connection, self._known = db_path, None, {}
+        self.path, self._connection, self._known, self.skipped = db_path, None, {}, []
 
     def of(self, table, column):
         """The Profile of a column; of an empty one where the database lacks it."""
         key = (table, column)
         if key not in self._known:
-            try:
-                self._known[key] = self._read(quote_name(table), quote_name(column))
-            except (OSError, sqlite3.Error) as problem:
-                if not re.match("no such (table|column)", str(problem)):
-                    raise DataError(f"{self.path}: {problem}") from problem
-                # tables.json lists what the file does not have
-                self._known[key] = Profile(0, 0, 0, (), False)
+            # A qualified name: SQLite reads an unknown bare one in double quotes as text.
+            name, some = f"{quote_name(table)}.{quote_name(column)}", quote_name(table)
+            self._known[key] = self._safely(name, lambda: self._read(some, name)) or Profile(
+                0, 0, 0, (), False)
+        return self._known[key]
+
+    def identify(self, places):
+        """Do the values of these columns of one table, [(table, column)], stand for one row?"""
+        key = tuple(places)
+        if key not in self._known:
+            names = ", ".join(quote_name(column) for _, column in places)
+            sql = (f"SELECT 1 FROM (SELECT {names} FROM {quote_name(places[0][0])} LIMIT {ROWS}) "
+                   f"GROUP BY {names} HAVING COUNT(*) > 1 LIMIT 1")
+            self._known[key] = self._safely(names, lambda: not self._ask(sql))
         return self._known[key]
 
     def close(self):
@@ -271,16 +330,34 @@ class Profiles:
             self._connection.close()
         self._connection = None
 
-    def _read(self, table, column):
+    def _safely(self, name, read):
+        """What read() returns, or None where SQLite cannot: tables.json lists what the file does
+        not have, a view may take for ever, a column may need a collation of another program."""
+        try:
+            self._connect()
+            with self._meter.share(1 / 20):
+                return read()
+        except (OSError, sqlite3.Error, UnicodeError) as problem:
+            if not self._connection or not isinstance(problem, (sqlite3.OperationalError,
+                                                                UnicodeError)):
+                raise DataError(f"{self.path}: {problem}") from problem
+            if not re.match("no such (table|column)", str(problem)):
+                self.skipped.append(f"column {name}: {problem}")
+
+    def _connect(self):
         if self._connection is None:
             self._connection = sqlite3.connect(database_uri(self.path), uri=True)
             self._connection.text_factory = lambda cell: cell.decode("utf-8", "replace")
-        ask = self._connection.execute
-        # A qualified name: SQLite reads an unknown bare one in double quotes as text.
-        some = f"(SELECT {table}.{column} AS v FROM {table} LIMIT {ROWS})"
-        rows, filled, distinct = ask(
-            f"SELECT COUNT(*), COUNT(v), COUNT(DISTINCT v) FROM {some}").fetchone()
-        found = [value for value, in ask(
+            self._meter = Meter(self._connection)
+
+    def _ask(self, sql):
+        return self._connection.execute(sql).fetchall()
+
+    def _read(self, table, name):
+        some = f"(SELECT {name} AS v FROM {table} LIMIT {ROWS})"
+        (rows, filled, distinct), = self._ask(
+            f"SELECT COUNT(*), COUNT(v), COUNT(DISTINCT v) FROM {some}")
+        found = [value for value, in self._ask(
             f"SELECT DISTINCT v FROM {some} WHERE v IS NOT NULL LIMIT {SAMPLE}")]
         numeric = bool(found) and all(isinstance(value, (int, float)) for value in found)
         values = sorted(filter(_writable, found), key=lambda value: (isinstance(value, str), value))

@@ -50,6 +50,14 @@ CREATE TABLE orders (
 );"""
 
 
+def test_a_view_is_marked(tmp_path):
+    schema = replace(SHOP, tables=(Table("two words", (Column("id", "number"),), view=True),),
+                     foreign_keys=())
+    assert compact(schema) == 'view "two words"(id number)'
+    assert ddl(schema) == 'CREATE TABLE "two words" ( -- view\n  id NUMBER\n);'
+    sqlite3.connect(":memory:").executescript(ddl(schema))
+
+
 def random_schema(rng):
     """Odd names, comments, composite and missing keys, references to itself."""
     names = rng.sample(["t", "two words", 'a"b', "select", "Änd", "x-y", "v1", "Group"], 5)

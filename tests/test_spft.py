@@ -6,6 +6,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from data.benchmark import Data, Example
 from data.sqltree import normalise
 from model import Sample
 from spft import Candidate, Config, Item
-from sqlexec import Column, Schema, Table, Verifier, read_schema
+from sqlexec import Column, Result, Schema, Table, Verifier, read_schema
 
 LINE = ["base", "sft", "vbift-1", "vbift-2", "selfplay-1"]
 
@@ -172,18 +173,69 @@ def test_results_hold_the_settings_that_made_them(finished, world):
 # ---------------------------------------------------------------------------------------------
 # Synthesis
 
-def test_no_synthetic_query_stands_in_any_split(finished, world):
+def test_no_synthetic_query_stands_in_training_or_validation(finished, world):
     schemas = {db_id: read_schema(world / "database" / db_id / f"{db_id}.sqlite")
                for db_id in ("zoo", "shop")}
     made = [(row["db_id"], normalise(row["query"], schemas[row["db_id"]]))
             for name in ("vbift-1", "vbift-2")
             for row in rows(finished.out / name / "synthetic.jsonl")]
     labelled = {(db_id, normalise(sql, schemas[db_id]))
-                for split in PAIRS.values() for db_id, _, sql in split}
+                for split in ("train", "val") for db_id, _, sql in PAIRS[split]}
     assert len(made) > 10 and not labelled & set(made)
     assert len(set(made)) == len(made)                  # the second round makes nothing again
-    # The templates of train do reach val and test: something had to be held back.
-    assert re.search(r"in train, dev or test [1-9]", finished.stdout)
+    # The templates of train do reach val: something had to be held back.
+    assert re.search(r"in train or val [1-9]", finished.stdout)
+
+
+def test_the_sql_of_test_questions_decides_nothing(finished, cli, world, tmp_path):
+    """With other test questions the same synthetic pairs and the same weights come out."""
+    data = shutil.copytree(world, tmp_path / "data")
+    made = [row for row in rows(finished.out / "vbift-1" / "synthetic.jsonl")]
+    (data / "test.json").write_text(json.dumps([
+        {"db_id": row["db_id"], "question": "?", "query": row["query"]} for row in made[:5]]))
+    code, stdout, stderr = cli("--stage", "vbift", "--data", data, "--rounds", 1,
+                               "--out", tmp_path / "run")
+    assert (code, stderr) == (0, "")
+    assert rows(tmp_path / "run" / "vbift-1" / "synthetic.jsonl") == made
+    assert same_weights(tmp_path / "run" / "vbift-1", finished.out / "vbift-1")
+    assert "the same query for 5 of 5 test questions" in stdout         # counted afterwards
+
+
+def test_the_synthetic_hold_out_is_drawn_at_random(finished, cli, tmp_path, monkeypatch):
+    """Synthesis makes the easily filled first: a sixth from the front would be those."""
+    made = [Example("zoo", f"question {i}", f"SELECT name FROM animal WHERE age > {i}")
+            for i in range(60)]
+    monkeypatch.setattr(spft, "synthesize_pairs", lambda *rest: list(made))
+    code, _, stderr = cli("--stage", "vbift", "--rounds", 1, "--epochs", 0,
+                          "--out", tmp_path / "run")
+    assert (code, stderr) == (0, "")
+    held = [row["question"] for row in rows(tmp_path / "run" / "vbift-1" / "synthetic.jsonl")
+            if row["part"] != "train"]
+    assert len(held) == 10 and sum(int(name.split()[1]) for name in held) > 10 * 9 / 2 + 60
+
+
+def test_a_bad_gold_is_neither_y_plus_nor_y_minus_nor_a_pair(finished, cli, tmp_path, monkeypatch):
+    """A synthetic gold that fails when it is scored (a timeout, say) counts nowhere."""
+    verdicts = Verifier.verdicts
+
+    def failing(verifier, pairs, mode="spider"):
+        return [v._replace(status="bad_gold", correct=False) if "GROUP BY" in gold else v
+                for v, (_, gold, _) in zip(verdicts(verifier, pairs, mode), pairs)]
+
+    monkeypatch.setattr(Verifier, "verdicts", failing)
+    out, fits = tmp_path / "run", {}
+    spied(monkeypatch, fits, [])
+    code, stdout, stderr = cli("--stage", "selfplay", "--out", out, "--synthetic", 48)
+    assert (code, stderr) == (0, "")
+    made = [row for r in (1, 2) for row in rows(out / f"vbift-{r}" / "synthetic.jsonl")]
+    assert not any("GROUP BY" in row["query"] for row in made if row["part"] != "train")
+    assert any("GROUP BY" in row["query"] for row in made if row["part"] == "train")
+    decode = lm.Tokenizer(out / "sft").decode
+    golds = [decode(ids[n:]) for item in flat(fits["selfplay-1"])
+             for ids, n in item.sequences[:1]]
+    assert golds and not any("GROUP BY" in gold for gold in golds)
+    assert "bad_gold" not in stdout and "GROUP BY" in "".join(
+        row["gold"] for row in rows(out / "sft" / "val.jsonl") + rows(out / "sft" / "test.jsonl"))
 
 
 def test_synthetic_queries_run_and_return_something(finished, world):
@@ -309,7 +361,8 @@ def test_a_second_call_does_nothing_again(finished, cli, idle):
     code, stdout, stderr = cli("--stage", "selfplay", "--out", finished.out)
     assert (code, stderr) == (0, "")
     assert content(finished.out) == before
-    assert stdout.strip() and stdout.strip() in finished.stdout       # the table, nothing else
+    known = set(finished.stdout.splitlines())
+    assert stdout.strip() and set(stdout.splitlines()) <= known       # the table, nothing else
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(finished, cli, tmp_path, monkeypatch):
@@ -327,7 +380,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(finished, cli, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(spft, "fit", stop)
         code, _, stderr = cli("--stage", "selfplay", "--out", out)
-    assert (code, stderr) == (2, "spft.py: error: stopped; the same command continues\n")
+    assert (code, stderr.strip()) == (130, "spft.py: stopped; the same command continues")
     assert (out / "vbift-1" / "candidate.json").exists()
     assert not (out / "vbift-2" / "candidate.json").exists()
     code, stdout, _ = cli("--stage", "selfplay", "--out", out)
@@ -499,6 +552,14 @@ def test_best_plays_weakest(monkeypatch, loss, opponent):
     assert met == ["strong", opponent]
 
 
+def test_of_equal_candidates_the_newest_is_main():
+    tied = [Candidate("sft", "base", "", 50.0), Candidate("vbift-1", "sft", "", 58.7),
+            Candidate("selfplay-1", "vbift-1", "", 58.7)]
+    main, opponent = spft.players("spft", tied)
+    assert (main.name, opponent.name) == ("selfplay-1", "sft")
+    assert spft.players("spft", tied[1:])[0].name == "selfplay-1"
+
+
 def test_spin_goes_on_from_its_last_self_and_the_others_from_the_best():
     made = [Candidate("vbift-1", "-", "", 70.0), Candidate("spin-1", "vbift-1", "", 50.0)]
     assert [c.name for c in spft.players("spin", made)] == ["spin-1", "spin-1"]
@@ -520,8 +581,8 @@ def test_who_answers_and_who_is_the_reference(monkeypatch, loss, reference):
         sql_prompt=lambda example, train: example.question,
         answer=lambda model, prompts, *rest: used.append((model, prompts)) or [
             Sample([prompt], True) for prompt in prompts],
-        text=lambda sample: sample.ids[0],
-        verdicts=lambda examples, samples: [
+        sql=lambda sample: sample.ids[0],
+        verdicts=lambda examples, samples, split: [
             SimpleNamespace(correct=s.ids == ["made"], status="ok", error="") for s in samples],
         to_sql=lambda example, answer=None: answer.ids if answer else example.query)
     run = SimpleNamespace(synthetic=made, remembered=lambda name, about, make: make())
@@ -631,7 +692,7 @@ def test_one_database_without_labels(cli, finished, world, tmp_path):
     made = {normalise(row["query"], schema) for r in (1, 2)
             for row in rows(out / f"vbift-{r}" / "synthetic.jsonl")}
     assert made and not made & {normalise(row["query"], schema) for row in asked}
-    assert "synthetic questions take its place" in stdout
+    assert "too few labelled questions" in stdout
     (out / "vbift-2" / "candidate.json").unlink()       # nothing is made anew but what is missing
     kept = content(out / "vbift-1") | {path: path.read_bytes() for path in [
         out / "validation.jsonl", out / "vbift-2" / "synthetic.jsonl"]}
@@ -649,13 +710,13 @@ def test_a_folder_of_databases_with_a_few_examples(cli, world, base, tmp_path):
     shutil.copy(world / "train.json", data / "examples.json")
     code, stdout, stderr = cli("--stage", "vbift", "--data", data, "--rounds", 1, "--epochs", 1,
                                "--out", tmp_path / "run")
-    assert (code, stderr) == (0, "") and "20 labelled pairs" in stdout
+    assert (code, stderr) == (0, "") and "18 labelled questions for training; 2 for" in stdout
     made = rows(tmp_path / "run" / "vbift-1" / "synthetic.jsonl")
     assert {row["db_id"] for row in made} == {"zoo", "shop"}
     shutil.copy(world / "test.json", data / "test.json")
     shutil.copy(world / "val.json", data / "val.json")
     code, stdout, stderr = cli("--stage", "sft", "--data", data, "--out", tmp_path / "labelled")
-    assert (code, stderr) == (0, "") and "take its place" not in stdout
+    assert (code, stderr) == (0, "") and "too few labelled" not in stdout
     assert {(row["split"], row["n"]) for row in results(tmp_path / "labelled")} == {
         ("val", 8), ("test", 8)}
 
@@ -764,11 +825,21 @@ def test_a_paired_gain_is_the_mean_difference_and_its_bootstrap_interval():
     torch.manual_seed(0)
     b = (torch.rand(1, 400) < 0.5).float()
     a = torch.where(torch.rand(1, 400) < 0.2, torch.ones(1), b)
-    gain, low, high = spft.paired_gain(a, b)
+    gain, low, high = spft.paired_gain(a, b, range(400))
     error = 100 * float((a - b).std()) / 20
     assert gain == pytest.approx(100 * float((a - b).mean()), abs=0.01)
     assert (low, high) == pytest.approx((gain - 1.96 * error, gain + 1.96 * error), abs=0.3)
-    assert spft.paired_gain(a, a) == (0, 0, 0)
+    assert spft.paired_gain(a, a, range(400)) == (0, 0, 0)
+
+
+def test_questions_with_one_query_are_not_independent():
+    """Each query asked four times with one verdict: the interval is that of the queries alone."""
+    torch.manual_seed(0)
+    b = (torch.rand(1, 100) < 0.5).float()
+    a = torch.where(torch.rand(1, 100) < 0.2, torch.ones(1), b)
+    once = spft.paired_gain(a, b, range(100))
+    again = spft.paired_gain(a.repeat(1, 4), b.repeat(1, 4), list(range(100)) * 4)
+    assert again == pytest.approx(once, abs=0.01)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -855,15 +926,15 @@ def test_ask_goes_on_until_an_empty_line(finished, cli, world, monkeypatch):
 
 
 def test_votes_are_counted_by_what_queries_return():
-    ok = [spft.Result("ok", rows) for rows in ([(1,)], [(2,), (3,)], [(3,), (2,)])]
-    failed = spft.Result("error", [], "no such column")
+    ok = [Result("ok", rows) for rows in ([(1,)], [(2,), (3,)], [(3,), (2,)])]
+    failed = Result("error", [], "no such column")
     assert spft.vote(list("abc"), [*ok]) == ("b", ok[1], 2)
     assert spft.vote(list("abcd"), [failed, failed, ok[0], failed]) == ("c", ok[0], 1)
     assert spft.vote(list("ab"), [failed, failed])[:2] == ("a", failed)
 
 
 def test_rows_that_fill_no_screen(capsys):
-    spft.show_result(spft.Result("ok", [(i, "a\nb" + "x" * 90, None) for i in range(30)]))
+    spft.show_result(Result("ok", [(i, "a\nb" + "x" * 90, None) for i in range(30)]))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 21 and max(map(len, lines)) < 60
     assert "30 rows" in lines[-1] and "10 not shown" in lines[-1]
@@ -876,7 +947,8 @@ BAD_DATABASE = {
     "corrupt": (lambda path: path.write_bytes(path.read_bytes()[:100] + b"\xff" * 5000),
                 "zoo.sqlite"),
     "encrypted": (lambda path: path.write_bytes(os.urandom(8192)), "not a database"),
-    "unfinished": (lambda path: path.with_name("zoo.sqlite-wal").write_bytes(b"x"), "unfinished"),
+    "unfinished": (lambda path: path.with_name("zoo.sqlite-wal").write_bytes(b"x" * 33),
+                   "unfinished"),
 }
 
 
@@ -898,6 +970,159 @@ def test_ask_of_a_locked_database_reads_what_is_committed(finished, cli, world, 
         code, stdout, stderr = cli("--stage", "ask", "--model", finished.out / best(finished).name,
                                    "--db", path, "how many animals")
     assert (code, stderr) == (0, "") and "  8\n" in stdout
+
+
+# ---------------------------------------------------------------------------------------------
+# Gold is what the user wrote; validation where there is no val.json
+
+def labelled_world(world, folder, train, **splits):
+    """A copy of the world with other splits, lists of (db_id, question, SQL)."""
+    shutil.copytree(world / "database", folder / "database")
+    for name, some in {"train": train, **splits}.items():
+        (folder / f"{name}.json").write_text(json.dumps(
+            [{"db_id": d, "question": q, "query": sql} for d, q, sql in some]))
+    return folder
+
+
+AWKWARD = [                     # golds that the reader rewrites or cannot read, with their answers
+    ("SELECT name , kind FROM animal WHERE  age>4", True),
+    ("SELECT T1.name FROM animal AS T1 WHERE T1.age > 4;", True),
+    ("SELECT name, ROW_NUMBER() OVER (ORDER BY age ROWS 1 PRECEDING) FROM animal", False),
+    ("SELECT COUNT(*) FILTER (WHERE age > 4) FROM animal", False),
+    ("WITH RECURSIVE n(i) AS (SELECT 1 UNION SELECT i + 1 FROM n WHERE i < 3) SELECT i FROM n",
+     False),
+]
+
+
+def test_verdicts_are_against_the_gold_as_written(world, tokenizer, tmp_path):
+    data = labelled_world(world, tmp_path / "data",
+                          [("zoo", f"question {i}", sql) for i, (sql, _) in enumerate(AWKWARD)])
+    with Verifier(1) as verifier:
+        task = spft.Task(Config(data=str(data)), tokenizer, verifier)
+        task.given_val = [Example("zoo", "?", "SELECT 1")]      # nothing is held out
+        assert [e.query for e in task.train] == [sql for sql, _ in AWKWARD]
+        for example, (sql, read) in zip(task.train, AWKWARD):
+            assert (example.target == sql) != read
+            assert (verifier.run([(zoo(world), example.target)])[0].rows
+                    == verifier.run([(zoo(world), sql)])[0].rows)
+        pairs = [(task.data.databases("zoo"), e.query, sql)
+                 for e, (sql, _) in zip(task.train, AWKWARD)]
+        assert all(v.correct for v in verifier.verdicts(pairs))
+        assert sum(task.kept_raw.values()) == 3
+        assert tokenizer.decode(task.to_sql(task.train[1])[0]).endswith(
+            "SELECT name FROM animal WHERE age > 4")
+
+
+def test_a_canonical_form_that_means_something_else_is_not_trained_on(
+        world, tokenizer, tmp_path, monkeypatch):
+    """Whatever the reader gets wrong: other rows, another order, an error."""
+    wrong = {"SELECT name FROM animal": "SELECT kind FROM animal",
+             "SELECT name FROM animal ORDER BY age": "SELECT name FROM animal ORDER BY age DESC",
+             "SELECT name FROM animal ORDER  BY\nage": "SELECT name FROM animal ORDER BY name",
+             "SELECT age FROM animal": "SELECT * FROM nothing",
+             "SELECT kind FROM animal": "SELECT DISTINCT kind FROM animal"}
+    data = labelled_world(world, tmp_path / "data", [("zoo", sql, sql) for sql in wrong])
+    monkeypatch.setattr(spft, "canonical_sql", lambda sql, schema: wrong[sql])
+    with Verifier(1) as verifier:
+        task = spft.Task(Config(data=str(data)), tokenizer, verifier)
+        assert [e.target for e in task.checked("train")] == list(wrong)
+        assert sum(task.kept_raw.values()) == 5
+
+
+def test_a_run_with_golds_that_the_reader_cannot_read(world, cli, tmp_path):
+    train = PAIRS["train"] + [("zoo", f"awkward {i}", sql) for i, (sql, _) in enumerate(AWKWARD)]
+    data = labelled_world(world, tmp_path / "data", train, val=PAIRS["val"], test=PAIRS["test"])
+    code, stdout, stderr = cli("--stage", "vbift", "--data", data, "--rounds", 1, "--epochs", 0.1,
+                               "--sft_epochs", 0.1, "--out", tmp_path / "run")
+    assert (code, stderr) == (0, "")
+    assert len(re.findall("^gold SQL that training takes as written: ", stdout, re.M)) == 1
+
+
+def test_bird_is_scored_by_its_own_rules_inside_a_run(world, tokenizer, tmp_path):
+    """Duplicates do not count in BIRD, and its key is SQL."""
+    data = labelled_world(world, tmp_path / "data", [])
+    (data / "train.json").write_text("[]")
+    (data / "dev.json").write_text(json.dumps(
+        [{"db_id": "zoo", "question": "kinds", "SQL": "SELECT DISTINCT kind FROM animal"}]))
+    answer = Sample(tokenizer.encode("SELECT kind FROM animal"), True)
+    with Verifier(1) as verifier:
+        task = spft.Task(Config(data=str(data)), tokenizer, verifier)
+        rows = spft.answer_rows(task, task.test, [answer], "test")
+        assert [row["correct"] for row in rows] == [True]
+        assert [v.correct for v in verifier.verdicts(
+            [(zoo(world), task.test[0].query, "SELECT kind FROM animal")])] == [False]
+
+
+def test_validation_without_val_json():
+    def examples(databases, queries):
+        return [Example(f"db{i % databases}", f"question {i}", f"SELECT {i % queries}")
+                for i in range(240)]
+
+    held = spft.validation_share(examples(40, 240))
+    names = {e.db_id for e in held}
+    assert 1 <= len(names) <= 12 and held == [e for e in examples(40, 240) if e.db_id in names]
+    for n in range(10, 30):                             # a tenth by chance may be none: never here
+        assert 0 < len(spft.validation_share(examples(n, 240))) < 240
+    held = spft.validation_share(examples(3, 60))
+    queries = {e.query for e in held}
+    assert queries and held == [e for e in examples(3, 60) if e.query in queries]
+    assert spft.validation_share(examples(3, 19)) == []
+
+
+@pytest.mark.parametrize("val", [None, [], [("zoo", "?", "SELECT nothing")]])
+def test_a_run_without_validation_examples_takes_a_share(world, cli, tmp_path, val):
+    data = labelled_world(world, tmp_path / "data", PAIRS["train"],
+                          **({} if val is None else {"val": val}))
+    code, stdout, stderr = cli("--stage", "vbift", "--data", data, "--rounds", 1, "--epochs", 0.1,
+                               "--sft_epochs", 1, "--bad_gold", "skip", "--out", tmp_path / "run")
+    assert (code, stderr) == (0, "")
+    count, = re.findall(r"for training; (\d+) for validation \(held out of the training", stdout)
+    assert "0 for test" in stdout and {row["split"] for row in results(tmp_path / "run")} == {"val"}
+    val = rows(tmp_path / "run" / "sft" / "val.jsonl")
+    assert len(val) == int(count) > 0
+    made = {row["query"] for row in rows(tmp_path / "run" / "vbift-1" / "synthetic.jsonl")}
+    assert not made & {row["gold"] for row in val}
+
+
+def test_a_run_with_too_few_labels_is_validated_on_synthetic_questions(
+        world, finished, cli, tmp_path):
+    data = labelled_world(world, tmp_path / "data", PAIRS["train"][:9])
+    code, stdout, stderr = cli("--stage", "sft", "--data", data, "--model", finished.out / "sft",
+                               "--sft_epochs", 0, "--out", tmp_path / "run")
+    assert (code, stderr) == (0, "")
+    assert "9 labelled questions for training" in stdout and "synthetic: too few" in stdout
+
+
+# ---------------------------------------------------------------------------------------------
+# Leaving
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_so_in_one_line_and_goes_on(finished, arguments, cli, tmp_path, number):
+    """No traceback, no worker, no half-written file; the same command ends as if nothing was."""
+    out = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "spft.py"), *arguments, "--stage", "vbift", "--out",
+               str(out)]
+    reset = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, preexec_fn=reset)
+    while not (out / "sft" / "candidate.json").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(number)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number
+    assert stderr.strip() == "spft.py: stopped; the same command continues"
+    assert not list(out.rglob("*.tmp"))
+    assert cli("--stage", "vbift", "--out", out)[0] == 0
+    assert same_weights(out / "vbift-2", finished.out / "vbift-2")
+
+
+def test_ctrl_c_while_asking_promises_nothing(finished, cli, world, monkeypatch):
+    def interrupt(prompt):
+        raise KeyboardInterrupt
+    monkeypatch.setattr("builtins.input", interrupt)
+    code, _, stderr = cli("--stage", "ask", "--model", finished.out / "sft", "--db", zoo(world))
+    assert code == 130 and stderr.strip() == "spft.py: stopped"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -938,8 +1163,10 @@ BAD_DATA = {
     "no question": (edit("train.json", lambda text: text.replace('"question"', '"ask"', 1)),
                     ["train.json: example 0", "question"]),
     "no training split": (lambda data: (data / "train.json").unlink(), ["train"]),
-    "no test split": (lambda data: (data / "test.json").unlink(), ["dev.json"]),
-    "db_id without database": (drop_database, ["train.json", "shop"]),
+    "no training questions": (edit("train.json", lambda text: "[]"), ["no training question"]),
+    "no gold that runs": (lambda data: (data / "train.json").write_text(json.dumps(
+        [{"db_id": "zoo", "question": "?", "query": "SELECT nothing"}])), ["nothing"]),
+    "db_id without database": (drop_database, [".json: example", "shop"]),
     "corrupt database": (corrupt, ["zoo.sqlite"]),
     "truncated database": (truncate, ["zoo"]),
     "gold that does not run": (
@@ -990,6 +1217,17 @@ BAD_OPTIONS = {
     "no whole number": (["--batch", "8.5"], ["--batch", "8.5"]),
     "no float": (["--lr", "fast"], ["--lr", "fast"]),
     "no value": (["--lam"], ["--lam"]),
+    **{f"{option} {value}": ([option, value], [option, value]) for option, value in [
+        ("--samples", "0"), ("--limit", "-5"), ("--questions", "0"), ("--threads", "0"),
+        ("--threads", "-1"), ("--slots", "0"), ("--max_new", "0"), ("--max_new", "-3"),
+        ("--lr", "nan"), ("--lr", "-1"), ("--vbift_lr", "inf"), ("--selfplay_lr", "-1"),
+        ("--lam", "nan"), ("--epochs", "-1"), ("--sft_epochs", "inf"), ("--batch", "0"),
+        ("--batch", "-8"), ("--synthetic", "0"), ("--rounds", "-1"), ("--plays", "-1"),
+        ("--seeds", "0"), ("--seed", "-1"), ("--seed", "99999999999999999999"), ("--lora", "-2"),
+        ("--shard", "2"), ("--bf16", "3"), ("--timeout", "0"), ("--timeout", "nan"),
+        ("--temperature", "-0.5"), ("--micro_tokens", "0"), ("--schema_budget", "0"), ("--n", "0"),
+        ("--show", "-1"), ("--device", "cuda"), ("--device", "tpu"), ("--bad_gold", "ask")]
+       if value != "cuda" or not torch.cuda.is_available()},
     "shards of one process": (["--shard", "1"], ["--shard", "torchrun"]),
 }
 

@@ -8,8 +8,8 @@ import pytest
 
 from data.benchmark import Data
 from data.sqltree import (
-    MAX_DEPTH, Binary, Call, Column, Literal, Query, SQLError, Subquery, Unary, house, normalise,
-    parse, resolve, to_sql, tokenise, walk)
+    MAX_DEPTH, Binary, Call, Column, Literal, Query, SQLError, Subquery, Unary, canonical_sql,
+    normalise, parse, resolve, to_sql, tokenise, walk)
 from sqlexec import Column as SchemaColumn, Connection, Limits, Schema, Table, read_schema
 
 SPIDER = Path(__file__).resolve().parents[2] / "shared" / "spider"
@@ -123,9 +123,9 @@ def rows(connection, sql):
 def test_print_and_house_form_keep_the_result(small, sql):
     connection, schema = small
     tree = parse(sql)
-    printed, housed = to_sql(tree), house(sql, schema)
+    printed, housed = to_sql(tree), canonical_sql(sql, schema)
     assert parse(printed) == tree
-    assert house(housed, schema) == housed
+    assert canonical_sql(housed, schema) == housed
     gold = rows(connection, sql.replace("> =", ">=").replace("! =", "!="))
     assert rows(connection, printed) == gold
     assert rows(connection, housed) == gold
@@ -155,7 +155,7 @@ HOUSED = {
 
 @pytest.mark.parametrize("sql", HOUSED)
 def test_house_style(small, sql):
-    assert house(sql, small[1]) == HOUSED[sql]
+    assert canonical_sql(sql, small[1]) == HOUSED[sql]
 
 
 def test_columns_bind_to_the_inner_scope_first(small):
@@ -199,7 +199,7 @@ def test_errors_name_their_place(sql):
 ])
 def test_names_that_do_not_resolve_fail_closed(small, sql, at, reason):
     with pytest.raises(SQLError) as caught:
-        house(sql, small[1])
+        canonical_sql(sql, small[1])
     assert caught.value.at == at and reason in str(caught.value)
 
 
@@ -244,9 +244,10 @@ def test_every_keyword_works_as_a_name():
         schema = Schema("w", (Table(word, (SchemaColumn(word, "number"),)),), ())
         connection.execute(f'CREATE TABLE "{word}" ("{word}" INT)')
         connection.execute(f'INSERT INTO "{word}" VALUES (7)')
-        sql = house(f"SELECT `{word}`, A.`{word}` FROM `{word}` AS A WHERE `{word}` > 3", schema)
+        sql = canonical_sql(f"SELECT `{word}`, A.`{word}` FROM `{word}` AS A WHERE `{word}` > 3",
+                            schema)
         assert connection.execute(sql).fetchall() == [(7, 7)], sql
-        assert house(sql, schema) == sql
+        assert canonical_sql(sql, schema) == sql
 
 
 @pytest.mark.parametrize("left, right, equal", [
@@ -342,9 +343,9 @@ def test_spider_golds(spider, split, every):
     golds = sorted({(example.db_id, example.query) for example in data.examples(split)})
     assert len(golds) > 500
     for db_id, sql in golds[::every]:
-        tree, housed = parse(sql), house(sql, data.schema(db_id))
+        tree, housed = parse(sql), canonical_sql(sql, data.schema(db_id))
         assert parse(to_sql(tree)) == tree, sql
-        assert house(housed, data.schema(db_id)) == housed, sql
+        assert canonical_sql(housed, data.schema(db_id)) == housed, sql
         gold = run(db_id, sql)
         assert gold.status == "ok", (sql, gold.error)
         assert run(db_id, to_sql(tree)).rows == gold.rows, sql
@@ -371,7 +372,7 @@ def test_damaged_golds_give_an_error_or_the_same_result(spider):
         damaged = " ".join(tokens)
         try:
             tree = parse(damaged)
-            printed, housed = to_sql(tree), house(damaged, data.schema(db_id))
+            printed, housed = to_sql(tree), canonical_sql(damaged, data.schema(db_id))
         except SQLError:
             refused += 1
             continue

@@ -5,6 +5,7 @@ from contextlib import closing
 
 import pytest
 
+from data import values as values_module
 from data.values import ValueIndex, fold, phrase
 from sqlexec import Column, DataError, Schema, Table, read_schema
 
@@ -152,6 +153,47 @@ def test_text_that_no_prompt_can_hold_is_left_out(tmp_path):
 
 def test_views_are_not_read(index):
     assert index.link("Moonlight") == []
+
+
+def test_columns_that_cannot_be_read_are_named_and_the_others_linked(tmp_path):
+    path = tmp_path / "odd.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.create_collation("phonebook", lambda a, b: (a > b) - (a < b))
+        db.executescript("""
+            CREATE TABLE t (a TEXT COLLATE phonebook, b TEXT, c TEXT AS (upper(b)),
+                            j TEXT, d TEXT AS (json_extract(j, '$')));
+            INSERT INTO t (a, b, j) VALUES ('moon', 'planet', '{"size": 1}');""")
+    path.write_bytes(path.read_bytes().replace(b'{"size": 1}', b'{"size": 1]'))
+    index = ValueIndex(read_schema(path), path)
+    assert index.skipped == []                  # it reads at the first question
+    assert index.link("the moon or a planet") == [
+        ("t", "b", "planet"), ("t", "c", "PLANET")]
+    assert index.skipped == ["column t.a: no such collation sequence: phonebook",
+                             "column t.d: malformed JSON"]
+
+
+def test_reading_stops_after_so_many_steps_and_says_where(tmp_path, monkeypatch):
+    path = tmp_path / "long.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("""
+            CREATE TABLE t (a TEXT, b TEXT, c TEXT); CREATE TABLE u (d TEXT);
+            WITH RECURSIVE k(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM k WHERE x < 30000)
+            INSERT INTO t SELECT 'word ' || x, 'kind ' || (x % 3), iif(x < 9, 'sun', 'dust') FROM k;
+            INSERT INTO u VALUES ('moon');""")
+    schema, question = read_schema(path), "Which word 5, word 15000, kind 2, sun or moon?"
+    whole = ValueIndex(schema, path)
+    assert len(whole.link(question)) == 5 and whole.skipped == []
+    monkeypatch.setattr(values_module, "STEPS", 500_000)
+    parts = [ValueIndex(schema, path) for _ in range(2)]
+    links = [index.link(question) for index in parts]
+    assert links[0] == links[1] == [
+        ("t", "a", "word 5"), ("t", "b", "kind 2"), ("t", "c", "sun"), ("u", "d", "moon")]
+    assert parts[0].skipped == parts[1].skipped == [
+        f"column t.{name}: values read in part" for name in "abc"]
+    monkeypatch.setattr(values_module, "STEPS", 10 ** 9)
+    monkeypatch.setattr(values_module, "SECONDS", 0)
+    late = ValueIndex(schema, path)
+    assert ("u", "d", "moon") in late.link(question) and len(late.skipped) == 3
 
 
 def test_schema_and_file_may_differ(db_path):
