@@ -451,7 +451,7 @@ def test_text_beside_a_database_of_another_name_builds_nothing(tmp_path):
     "VACUUM INTO '{out}';", "VACUUM main INTO '{out}' || '';", "DETACH main;",
     "SELECT load_extension('{out}');", "SELECT writefile('{out}', 'x');",
     "CREATE TABLE t (a); CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT writefile('{out}', 1); "
-    "END; INSERT INTO t VALUES (1);", ".output {out}\n.dump\n", "CREATE TABLE t (a);\n.read {out}"])
+    "END; INSERT INTO t VALUES (1);", ".output {out}\n.dump\n", "SELECT 1;\n.read {out}"])
 def test_script_of_a_database_reaches_nothing_outside(tmp_path, script):
     text = write(tmp_path / "database" / "pets" / "pets.sql",
                  SCRIPT + script.replace("{out}", str(tmp_path / "out")))
@@ -461,10 +461,17 @@ def test_script_of_a_database_reaches_nothing_outside(tmp_path, script):
     assert os.listdir(text.parent) == ["pets.sql"] and os.listdir(tmp_path) == ["database"]
 
 
+@pytest.mark.parametrize("script", ["", "-- nothing", "BEGIN;\n" + SCRIPT + "ROLLBACK; -- errors"])
+def test_script_that_leaves_nothing(tmp_path, script):
+    write(tmp_path / "database" / "pets" / "pets.sql", script)
+    with pytest.raises(DataError, match="pets.sql: .*the script leaves no table"):
+        Data(tmp_path).databases("pets")
+
+
 def test_script_that_never_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "BUILD_SECONDS", 0.2)
     text = write(tmp_path / "database" / "pets" / "pets.sql",
-                 "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x FROM c) SELECT 1 FROM c;")
+                 "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x FROM c) SELECT MAX(x) FROM c")
     with pytest.raises(DataError, match="pets.sql: .*not done after 0.2 s"):
         Data(tmp_path).databases("pets")
     assert os.listdir(text.parent) == ["pets.sql"]
@@ -509,6 +516,14 @@ def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "touch", touch)
     with pytest.raises(DataError, match="pets.sql: cannot build pets.sqlite: .*Read-only file sys"):
         Data(tmp_path).databases("pets")
+
+
+def test_built_database_stays_when_its_text_goes(tmp_path):
+    text = write(tmp_path / "database" / "pets" / "pets.sql", SCRIPT)
+    write(tmp_path / "dev.json", records())
+    Data(tmp_path).databases("pets")
+    text.unlink()
+    assert len(Data(tmp_path).digest("dev")) == 16 and Data(tmp_path).schema("pets").tables
 
 
 def test_empty_file_beside_text_is_built(tmp_path):
@@ -719,10 +734,12 @@ def test_wrapped_predictions_are_scored_as_the_official_scripts_do(layout, reque
     assert main(["--score", str(path), "--data", str(folder)]) == 0
     output = capsys.readouterr().out
     assert "all                3        1    33.3" in output
-    assert output.count("hint: ") == 1 and "hint: 2 predictions" in output
-    assert main(["--score", str(path), "--data", str(folder), "--extract"]) == 0
+    assert output.count("hint: ") == 1 and "hint: 2 of 3 predictions" in output
+    assert main(["--score", str(path), "--data", str(folder), "--extract", "--json",
+                 str(folder / "scores.json")]) == 0
     output = capsys.readouterr().out
     assert "all                3        3   100.0" in output and "hint" not in output
+    assert json.loads((folder / "scores.json").read_text())["extracted"]
     path = write(folder / "pred", "\n".join(["SELECT nope;", "SELECT 1", "not SQL"])
                  if layout == "spider" else {str(i): sql + BIRD_MARK + "pets" for i, sql in
                                              enumerate(["SELECT nope;", "SELECT 1", "not SQL"])})
@@ -841,6 +858,8 @@ def test_wrong_usage_exits_2():
         done = run_cli("--score", "x", "--data", "y", *option)
         assert done.returncode == 2 and "--ves counts from 1, --timeout" in done.stderr
     assert run_cli("--selfcheck", "/nowhere").returncode == 2
+    done = run_cli("--selfcheck", "x" * 5000)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
     assert run_cli("--score", "x").returncode == 2
     assert run_cli().returncode == 2
 

@@ -576,6 +576,8 @@ def test_the_stage_stays_on_the_databases_of_its_split(world, tmp_path, capsys):
     (lambda folder: None, {"split": "dev"}, "no dev.json"),
     (lambda folder: (folder / "train.json").unlink(), {}, "no train.json"),
     (lambda folder: (folder / "train.json").write_text("[]"), {}, "no template in 0"),
+    (lambda folder: [shutil.rmtree(path) for path in (folder / "database").iterdir()], {},
+     "no template in 0 training queries: 20 no such database"),
     (lambda folder: (folder / "train.json").write_text(
         '[{"db_id": "zoo", "question": "", "query": "SELECT nope FROM animal"}]'), {},
      "no template in 1 training queries: 1 unknown column")])

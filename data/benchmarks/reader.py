@@ -61,7 +61,7 @@ class Data:
         self.own = {} if self.roots else _own_databases(self.folder)
         if not self.roots and not self.own:
             raise DataError(f"{folder}: none of the folders {', '.join(DATABASE_FOLDERS)} in it, "
-                            f"and no file that ends in {', '.join(SUFFIXES)}")
+                            f"and no .sqlite file, nor {', '.join(SUFFIXES[1:])}")
         self._names = defaultdict(list)
         for db_id in self.db_ids():
             self._names[db_id.lower()].append(db_id)
@@ -105,7 +105,7 @@ class Data:
             records = [(f"{path}: example {index}", record) for path in files
                        for index, record in enumerate(_read_list(path))]
             examples = [(place, self._example(record, place)) for place, record in records]
-            mode = "bird" if any("SQL" in record for _, record in records) else "spider"
+            mode = "bird" if any("SQL" in record for _, record in records[:1]) else "spider"
             self._splits[split] = examples, mode
         return self._splits[split]
 
@@ -201,8 +201,9 @@ class Data:
         for db_id in sorted(self.own) or sorted({e.db_id for e in self.usable(split)[0]}):
             for path in self.databases(db_id):
                 text = path.with_suffix(".sql")     # bytes of a built file vary with SQLite
+                built = _built_from(path) is not None and text.is_file()
                 total.update(f"{db_id}/{path.name}".encode())
-                with open(text if _built_from(path) is not None else path, "rb") as file:
+                with open(text if built else path, "rb") as file:
                     while block := file.read(1 << 20):
                         total.update(block)
         return total.hexdigest()[:16]
@@ -403,4 +404,6 @@ def _run_script(connection, script):
                          f"not done after {BUILD_SECONDS} s" if late else
                          " ".join(str(problem).split())[:300]) from problem
     connection.set_authorizer(None)
+    if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise ValueError("the script leaves no table")
     connection.set_progress_handler(None, 0)

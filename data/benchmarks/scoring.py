@@ -266,7 +266,7 @@ def write_verdicts(path, examples, predictions, verdicts):
 def _write(path, text):
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as problem:
         raise DataError(f"{path}: {problem}") from problem
 
@@ -288,9 +288,12 @@ def score(options):
     print_scores(summary)
     wrapped = sum(verdict.status in ("refused", "error") and query != pred.rstrip("; ")
                   for verdict, query, pred in zip(verdicts, queries, predictions))
+    if options.extract:
+        summary["extracted"] = True
+        print("of predictions with fences or prose, the SQL in them: no official score")
     if wrapped:
-        print(f"hint: {wrapped} predictions that do not run hold more than SQL (fences, prose): "
-              "--extract takes the SQL out, which the official scripts do not")
+        print(f"hint: {wrapped} of {len(queries)} predictions do not run and hold more than SQL "
+              "(fences, prose): --extract takes the SQL out, which the official scripts do not")
     if options.ves:
         summary["VES"] = _print_efficiency(data, examples, predictions, verdicts, options)
     if options.json:
@@ -374,6 +377,6 @@ def main(arguments=None):
     with safe_output():
         try:
             return selfcheck(options) if options.selfcheck else score(options)
-        except DataError as problem:
+        except (DataError, OSError) as problem:
             print(f"error: {printable(str(problem))}", file=sys.stderr)
             return 2

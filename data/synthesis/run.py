@@ -37,7 +37,7 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
     pool = TemplatePool(sources)
     if not len(pool):
         raise DataError(f"{folder}: no template in {len(sources)} training queries: "
-                        f"{_counted(pool.skipped)}")
+                        f"{_counted(pool.skipped + data.usable('train')[1])}")
     ids = data.db_ids() if data.own else sorted(
         {example.db_id for example in examples.get(split) or data.usable(split)[0]})
     databases = [(data.schema(db_id), data.databases(db_id)[0]) for db_id in ids]
