@@ -56,8 +56,8 @@ import model as lm
 from data import scoring
 from data.benchmark import Data, Example
 from data.schema_text import compact, ddl, gold_first, narrow, rank
-from data.sqltree import (Literal, SQLError, house, normalise, parse, quote_name, quote_text,
-                          rewrite, to_sql, walk)
+from data.sqltree import (Literal, SQLError, canonical_sql, normalise, parse, quote_name,
+                          quote_text, rewrite, to_sql, walk)
 from data.synth import run_synth, template_sources
 from data.templates import TemplatePool, synthesize
 from data.values import ValueIndex
@@ -584,7 +584,7 @@ class Task:
             raise DataError(f"{self.cfg.data}: {len(bad)} gold queries do not run (--bad_gold skip "
                             f"leaves them out), the first on {e.db_id}: {e.query!r}: {r.status} "
                             f"{r.error}")
-        return [replace(e, query=house(e.query, self.data.schema(e.db_id)))
+        return [replace(e, query=canonical_sql(e.query, self.data.schema(e.db_id)))
                 for e, r in zip(examples, results) if r.status == "ok"]
 
     def sql_prompt(self, example, train=False):

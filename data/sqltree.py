@@ -3,7 +3,8 @@
     parse(text) -> Query              tokens and precedence climbing, bounded in length and depth
     resolve(tree, schema) -> Query    every column bound to its table; prints as the house form
     to_sql(tree) -> str               one line, single spaces, as few parentheses as needed
-    house(sql, schema) -> str         the same query in house style, with the same result
+    canonical_sql(sql, schema) -> str the same query in house style
+    keeps_meaning(sql, raw_rows, canonical_rows) -> bool     did it give the same rows?
     normalise(sql, schema) -> str     the text by which two spellings of one query compare equal
 
 House style: T1, T2, ... only where a SELECT reads several tables, names as the schema spells them,
@@ -13,6 +14,7 @@ recursive WITH, window frames, FILTER, parenthesised joins, anything but one SEL
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
@@ -21,11 +23,11 @@ MAX_DEPTH = 50                       # nested expressions and queries: keeps us 
 
 
 class SQLError(ValueError):
-    """What was wrong, and at which character (1-based) of the text."""
+    """A reason to count by, what exactly, and at which character (1-based) of the text."""
 
-    def __init__(self, message, at):
-        super().__init__(f"{message} at character {at + 1}")
-        self.reason, self.at = message, at + 1
+    def __init__(self, reason, at, detail=""):
+        super().__init__(f"{reason} {detail}".rstrip() + f" at character {at + 1}")
+        self.reason, self.at = reason, at + 1
 
 
 # ---------------------------------------------------------------------------------------------
@@ -229,12 +231,12 @@ class Token(NamedTuple):
 def tokenise(text):
     """The tokens of a text, an "end" token last. SQLError for what is not SQL or too long."""
     if len(text) > MAX_LENGTH:
-        raise SQLError(f"query longer than {MAX_LENGTH} characters", MAX_LENGTH)
+        raise SQLError("query too long", MAX_LENGTH)
     tokens, at = [], 0
     while at < len(text):
         match = _TOKEN.match(text, at)
         if not match:
-            raise SQLError(f"cannot read {text[at:at + 10]!r}", at)
+            raise SQLError("no SQL token", at, repr(text[at:at + 10]))
         kind, value = match.lastgroup, match.group()
         if "\0" in value:
             raise SQLError("NUL character", at)
@@ -285,10 +287,10 @@ class _Parser:
 
     def expect(self, word):
         if not self.accept(word):
-            self.fail(f"expected {word}, found {self.token.value!r}")
+            self.fail(f"expected {word}")
 
-    def fail(self, message):
-        raise SQLError(message, self.token.at)
+    def fail(self, reason):
+        raise SQLError(reason, self.token.at, f"(here is {self.token.value!r})")
 
     def take(self):
         self.next += 1
@@ -297,7 +299,7 @@ class _Parser:
     def deeper(self):
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            self.fail(f"nested deeper than {MAX_DEPTH} levels")
+            self.fail("nested too deep")
 
     def named(self):
         """Can the next token be a name?"""
@@ -307,7 +309,7 @@ class _Parser:
 
     def name(self):
         if not self.named() or not self.token.value:
-            self.fail(f"expected a name, found {self.token.value!r}")
+            self.fail("expected a name")
         return self.take().value
 
     def alias(self):
@@ -330,7 +332,7 @@ class _Parser:
         while self.accept(";"):
             pass
         if self.token.kind != "end":
-            self.fail(f"unexpected {self.token.value!r}")
+            self.fail("expected the end")
         return query
 
     def query(self):
@@ -354,7 +356,7 @@ class _Parser:
 
     def cte(self):
         if self.ahead("RECURSIVE"):
-            self.fail("recursive WITH is not covered")
+            self.fail("recursive WITH")
         name, columns = self.name(), ()
         if self.accept("("):
             columns = self.several(self.name)
@@ -444,7 +446,7 @@ class _Parser:
         while (op := self.operator()) and _PRECEDENCE[op] >= minimum:
             self.chained += turns > 0 and op not in ("AND", "OR")
             if self.chained > MAX_DEPTH:             # a + b + c ... is a tree as deep as it is long
-                self.fail(f"more than {MAX_DEPTH} chained operators")
+                self.fail("too many chained operators")
             left, turns = self.infix(left, op), turns + 1
         self.depth -= 1
         return left
@@ -837,7 +839,7 @@ class _Resolver:
         else:
             found = self.ctes.get(source.table.lower()) or self.tables.get(source.table.lower())
             if not found:
-                raise SQLError(f"unknown table {source.table!r}", source.at)
+                raise SQLError("unknown table", source.at, repr(source.table))
             table, columns = found[0], found[1]
             name = None if source.table.lower() in self.ctes else table
         if source.join.startswith("NATURAL") or source.using:
@@ -882,7 +884,7 @@ class _Resolver:
         for bound in scope.sources:
             if bound.name == star.qualifier.lower():
                 return Star(None, bound.number)
-        raise SQLError(f"unknown table {star.qualifier!r}", star.at)
+        raise SQLError("unknown table", star.at, repr(star.qualifier))
 
     def column(self, column, scope):
         """Binds a column in the nearest scope that has it; marks the scopes it is seen through."""
@@ -891,7 +893,7 @@ class _Resolver:
             found = [bound for bound in scope.sources if key in bound.columns
                      and (column.qualifier is None or bound.name == column.qualifier.lower())]
             if len(found) > 1 and key not in scope.merged:
-                raise SQLError(f"ambiguous column {column.name!r}", column.at)
+                raise SQLError("ambiguous column", column.at, repr(column.name))
             if found:
                 return self.bound(column, found[0], scope, crossed)
             if column.qualifier is None and key in scope.aliases:
@@ -899,7 +901,7 @@ class _Resolver:
             crossed, scope = crossed + [scope], scope.parent
         if column.quoted and column.qualifier is None:
             return Literal("text", column.name)
-        raise SQLError(f"unknown column {to_sql(column)!r}", column.at)
+        raise SQLError("unknown column", column.at, repr(to_sql(column)))
 
     def bound(self, column, source, scope, crossed):
         for inner in crossed:
@@ -977,14 +979,29 @@ def resolve(tree, schema):
     return resolver.aliased(resolver.query(tree, None))
 
 
-def house(sql, schema):
-    """The query in house style, with the same result. SQLError if it cannot be read."""
+def canonical_sql(sql, schema):
+    """The query in house style. SQLError if it cannot be read.
+
+    It should mean the same, but only the database can tell: see keeps_meaning.
+    """
     return to_sql(resolve(parse(sql), schema))
+
+
+def keeps_meaning(sql, raw_rows, canonical_rows):
+    """Whether a query as written and its canonical form gave the same rows (lists of tuples).
+
+    Stricter than any verdict: the columns in the same order, 1 is not 1.0, and the rows in the
+    same order where `sql` has an ORDER BY (of a sub-query, or in a comment) or a LIMIT anywhere.
+    """
+    raw, canonical = [[tuple([(type(cell), repr(cell)) for cell in row]) for row in rows]
+                      for rows in (raw_rows, canonical_rows)]
+    ordered = re.search("order.*by|limit", sql, re.I | re.S)
+    return raw == canonical if ordered else Counter(raw) == Counter(canonical)
 
 
 def normalise(sql, schema):
     """Text equal for queries that differ in case, aliases, quotes, spacing, ASC or a semicolon."""
     try:
-        return house(sql, schema)
+        return canonical_sql(sql, schema)
     except SQLError:
         return " ".join(sql.split()).rstrip("; ").lower()

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from data import benchmark  # noqa: E402
 from data.benchmark import Data, Example  # noqa: E402
 from data.schema_text import compact  # noqa: E402
-from data.sqltree import house  # noqa: E402
+from data.sqltree import canonical_sql  # noqa: E402
 from data.values import ValueIndex  # noqa: E402
 from data.scoring import BIRD_MARK, efficiency, hardness, main, read_predictions  # noqa: E402
 from sqlexec import (  # noqa: E402
@@ -133,7 +133,7 @@ def test_bird_as_downloaded(schools):
     assert [column.type for column in schema.tables[0].columns] == [
         "text", "text", "number", "time", "number"]
     for example in data.examples("dev"):
-        assert run_sql(path, house(example.query, schema)).rows \
+        assert run_sql(path, canonical_sql(example.query, schema)).rows \
             == run_sql(path, example.query).rows != []
 
 

@@ -13,7 +13,7 @@ from data import values
 from data.benchmark import Data
 from data.sense import comparable, is_label, suits
 from data.sqltree import (
-    Binary, Column, Select, house, normalise, parse, quote_name, resolve, to_sql, walk)
+    Binary, Column, Select, canonical_sql, normalise, parse, quote_name, resolve, to_sql, walk)
 from data.synth import compare, distance, run_synth
 from data.templates import (
     LEVELS, Database, TemplatePool, Unfilled, extract, extract_bound, fill, render, synthesize)
@@ -398,7 +398,7 @@ def test_synthetic_queries_are_new_house_style_and_not_trivial(singers):
     assert len(kept) == 150 and len({item.sql for item in kept}) == 150
     for item in kept:
         assert item.db_id == schema.db_id and item.sql not in exclude
-        assert house(item.sql, schema) == item.sql
+        assert canonical_sql(item.sql, schema) == item.sql
         rows = run_sql(path, item.sql).rows
         assert rows and any(cell not in (0, None) for row in rows for cell in row)
     assert rejects["in train, dev or test"] > 0 and all(rejects)
@@ -654,7 +654,7 @@ def test_random_schemas_fill_run_and_come_back(tmp_path, singers, block):
                 reasons[str(problem)] += 1
                 continue
             filled += 1
-            assert house(sql, schema) == sql
+            assert canonical_sql(sql, schema) == sql
             result = connection.run(sql)
             assert result.status == "ok", (sql, result.error)
             again, binding = extract_bound(sql, schema)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from data.benchmark import Data                                            # noqa: E402
 from data.sqltree import (                                                 # noqa: E402
-    Binary, Column, Select, SQLError, house, normalise, parse, resolve, to_sql, walk)
+    Binary, Column, Select, SQLError, canonical_sql, normalise, parse, resolve, to_sql, walk)
 from data.synth import compare                                             # noqa: E402
 from data.templates import (                                               # noqa: E402
     LEVELS, PLACES, Database, TemplatePool, Unfilled, extract_bound, fill, render, synthesize)
@@ -73,7 +73,7 @@ def measure_reader(bench):
         trees = {gold: parse(gold[1]) for gold in golds}
         parsing = time.process_time() - start
         for (db_id, sql), tree in trees.items():
-            printed, housed = to_sql(tree), house(sql, bench.data.schema(db_id))
+            printed, housed = to_sql(tree), canonical_sql(sql, bench.data.schema(db_id))
             result = bench.gold(db_id, sql)
             if result.status != "ok":
                 print("does not run:", db_id, sql, result.error)
@@ -96,7 +96,8 @@ def measure_fuzz(bench, count, rng):
         tokens[place:place + rng.choice((0, 1))] = [other] * rng.choice((0, 1))
         damaged = " ".join(tokens)
         try:
-            printed, housed = to_sql(parse(damaged)), house(damaged, bench.data.schema(db_id))
+            printed = to_sql(parse(damaged))
+            housed = canonical_sql(damaged, bench.data.schema(db_id))
         except SQLError:
             found["refused, though SQLite runs it" if bench.gold(db_id, damaged).status == "ok"
                   else "refused by both"] += 1
@@ -201,7 +202,7 @@ def measure_synthesis(bench, n, rng):
             result.status == "ok" and any(cell not in (0, None)
                                           for row in result.rows for cell in row)
             for result in again)),
-        ("in house style as they stand", sum(house(item.sql, schemas[item.db_id]) == item.sql
+        ("canonical as they stand", sum(canonical_sql(item.sql, schemas[item.db_id]) == item.sql
                                              for item in kept)),
         ("equal to a train or dev query", sum(item.sql in known for item in kept)),
         ("equal to a dev query", sum(item.sql in dev for item in kept)),
