@@ -217,7 +217,7 @@ _TOKEN = re.compile(r"""
 | (?P<name>`(?:[^`]|``)*`|\[[^\]]*\])
 | (?P<number>(?:0x[0-9a-f]+|(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)(?![\w.]))
 | (?P<word>[^\W\d][\w$]*)
-| (?P<op>[<>!]\s=|\|\||<>|[!<>=]=|<<|>>|[-+*/%=<>(),.;&|~])
+| (?P<op>[<>!]\s=|\|\||<>|[!<>=]=|<<|>>|->>?|[-+*/%=<>(),.;&|~])
 """, re.VERBOSE | re.DOTALL | re.IGNORECASE)
 
 
@@ -236,7 +236,8 @@ def tokenise(text):
     while at < len(text):
         match = _TOKEN.match(text, at)
         if not match:
-            raise SQLError("no SQL token", at, repr(text[at:at + 10]))
+            reason = "bind parameter" if text[at] in "?:@#$" else "no SQL token"
+            raise SQLError(reason, at, repr(text[at:at + 10]))
         kind, value = match.lastgroup, match.group()
         if "\0" in value:
             raise SQLError("NUL character", at)
@@ -309,7 +310,7 @@ class _Parser:
 
     def name(self):
         if not self.named() or not self.token.value:
-            self.fail("expected a name")
+            self.fail("name in single quotes" if self.token.kind == "text" else "expected a name")
         return self.take().value
 
     def alias(self):
@@ -371,6 +372,8 @@ class _Parser:
         return query
 
     def select(self):
+        if self.ahead("VALUES"):
+            self.fail("VALUES")
         self.expect("SELECT")
         distinct = self.accept("DISTINCT")
         self.accept("ALL")
@@ -416,8 +419,14 @@ class _Parser:
 
     def source(self, join):
         at = self.token.at
+        if self.ahead("(") and self.tokens[self.next + 1].upper not in ("SELECT", "WITH", "VALUES"):
+            self.fail("parenthesised join")
         table = self.enclosed() if self.ahead("(") else self.name()
+        if self.ahead("("):
+            self.fail("table-valued function")
         alias, on, using = self.alias(), None, ()
+        if self.ahead("INDEXED") or self.ahead("NOT", "INDEXED"):
+            self.fail("INDEXED BY")
         if self.accept("ON"):
             on = self.expression()
         elif self.accept("USING"):
@@ -432,9 +441,9 @@ class _Parser:
         self.accept("ASC")
         nulls = ""
         if self.accept("NULLS"):
-            nulls = self.take().upper
-            if nulls not in ("FIRST", "LAST"):
+            if not self.ahead("FIRST") and not self.ahead("LAST"):
                 self.fail("expected FIRST or LAST")
+            nulls = self.take().upper
         return Order(expression, descending, nulls)
 
     # -- expressions
@@ -475,6 +484,8 @@ class _Parser:
             op, tight = "IS NOT", _EQUALITY + 1
         else:
             tight = _PRECEDENCE[op] + 1
+        if self.accept("DISTINCT", "FROM"):          # SQLite's own reading of it
+            op = {"IS": "IS NOT", "IS NOT": "IS"}.get(op) or self.fail("expected IS")
         right = Literal("keyword", self.name()) if op == "COLLATE" else self.expression(tight)
         if op in ("AND", "OR"):
             same = [part.operands if isinstance(part, Logic) and part.op == op else (part,)
@@ -483,6 +494,8 @@ class _Parser:
         return Binary("NOT " + op if negated else op, left, right)
 
     def options(self):
+        if self.named():
+            self.fail("IN a table")
         self.expect("(")
         if self.ahead("SELECT") or self.ahead("WITH"):
             options = self.query()
@@ -553,6 +566,8 @@ class _Parser:
         else:
             args = () if self.ahead(")") else self.several(self.expression)
         self.expect(")")
+        if self.ahead("FILTER", "("):
+            self.fail("FILTER")
         call = Call(name, args, distinct)
         return self.window(call) if self.accept("OVER") else call
 
@@ -570,9 +585,12 @@ class _Parser:
         return Cast(operand, " ".join(words))
 
     def window(self, call):
-        self.expect("(")
+        if not self.accept("(") or self.named() and not self.ahead("PARTITION"):
+            self.fail("window by name" if self.named() else "expected (")
         partition = self.several(self.expression) if self.accept("PARTITION", "BY") else ()
         order = self.several(self.order) if self.accept("ORDER", "BY") else ()
+        if self.token.upper in ("ROWS", "RANGE", "GROUPS"):
+            self.fail("window frame")
         self.expect(")")
         return Window(call, partition, order)
 
@@ -769,10 +787,12 @@ def _print_query(tree):
 class _Scope:
     """What one SELECT sees: its sources, its item aliases, and the SELECT around it."""
 
-    def __init__(self, parent):
+    def __init__(self, parent, names):
         self.parent, self.sources, self.aliases, self.merged = parent, [], {}, set()
+        self.names = names           # of all its item aliases, folded
+        self.unnamed = False         # reads columns that are called as SQLite likes
         self.correlated = False      # reads a source of a SELECT around it
-        self.referenced = False      # is read by a SELECT inside it
+        self.referenced = False      # needs aliases: is read by a SELECT inside it, say
 
     def first_alias(self):
         """Number of the first T alias: above the outer ones only where both are in use here."""
@@ -795,37 +815,48 @@ class _Bound(NamedTuple):
 
 class _Resolver:
     def __init__(self, schema):
-        self.tables = {table.name.lower(): (table.name, _folded([c.name for c in table.columns]))
+        self.tables = {fold(table.name): (table.name, [c.name for c in table.columns])
                        for table in schema.tables}
-        self.ctes = {}               # folded name -> (name, columns)
+        self.numbers = {(table.name, c.name) for table in schema.tables for c in table.columns
+                        if c.type == "number"}
+        self.ctes = {}               # folded name -> (name, columns, query); None: not yet read
         self.homes = []              # source number -> (its scope, position there)
 
     def query(self, query, parent, derived=False):
         """Resolves one query inside a scope. A derived table keeps its item aliases."""
-        outer = self.ctes
+        outer, self.ctes = self.ctes, {**self.ctes, **{fold(cte.name): None for cte in query.ctes}}
         for cte in query.ctes:
             inner = self.query(cte.query, parent, derived=True)
             columns = cte.columns or self.outputs(inner)
-            self.ctes = {**self.ctes, cte.name.lower(): (cte.name, _folded(columns), inner)}
-        ctes = tuple([replace(cte, query=self.ctes[cte.name.lower()][2]) for cte in query.ctes])
+            self.ctes = {**self.ctes, fold(cte.name): (cte.name, columns, inner)}
+        ctes = tuple([replace(cte, query=self.ctes[fold(cte.name)][2]) for cte in query.ctes])
         arms, scopes = zip(*[self.select(arm, parent, derived) for arm in query.arms])
         first = scopes[0]
         order = tuple([replace(term, expression=self.ordered(term.expression, first))
                        for term in query.order])
+        for term in order:
+            self.check_order(term.expression, first, arms, derived)
         limit, offset = [self.expression(part, first) if part else None
                          for part in (query.limit, query.offset)]
         self.ctes = outer
         return Query(arms, query.ops, order, limit, offset, ctes)
 
     def select(self, select, parent, derived):
-        scope = _Scope(parent)
+        names = [fold(item.alias or "") for item in select.items]
+        scope = _Scope(parent, set(names) - {""})
         sources = [self.source(source, scope) for source in select.sources]
-        sources = _spread([replace(source, on=_ordered_sides(self.expression(source.on, scope)))
+        if scope.merged and any("RIGHT" in source.join or "FULL" in source.join
+                                for source in sources):
+            raise SQLError("RIGHT or FULL JOIN by equal names", sources[0].at)
+        sources = _spread([replace(source, on=self.ordered_sides(self.expression(source.on, scope)))
                            for source in sources])
         items = tuple([self.item(item, scope, derived) for item in select.items])
-        scope.aliases = {item.alias.lower(): item.expression for item in select.items if item.alias}
+        scope.aliases = {name: item.expression
+                         for name, item in reversed(list(zip(names, items))) if name}
         where, group, having = [self.expression(part, scope)
                                 for part in (select.where, select.group, select.having)]
+        for old, new in zip(select.group, group):
+            _check_ordinal(old, new)
         return Select(items, select.distinct, sources, where, group, having), scope
 
     def item(self, item, scope, derived):
@@ -835,20 +866,26 @@ class _Resolver:
     def source(self, source, scope):
         if isinstance(source.table, Query):
             table = self.query(source.table, scope.parent, derived=True)
-            name, columns = None, _folded(self.outputs(table))
+            name, columns = None, self.outputs(table)
         else:
-            found = self.ctes.get(source.table.lower()) or self.tables.get(source.table.lower())
+            key = fold(source.table)
+            found = self.ctes[key] if key in self.ctes else self.tables.get(key)
             if not found:
-                raise SQLError("unknown table", source.at, repr(source.table))
+                reason = "recursive or later WITH" if key in self.ctes else "unknown table"
+                raise SQLError(reason, source.at, repr(source.table))
             table, columns = found[0], found[1]
-            name = None if source.table.lower() in self.ctes else table
+            name = None if key in self.ctes else table
+            # FROM T1 AS T1: no alias of ours can be taken for a table that is called so
+            scope.referenced |= bool(re.fullmatch(r"t\d+", key))
+        listed, columns = columns, _folded(columns)
+        scope.unnamed |= len(columns) < len(listed)
         if source.join.startswith("NATURAL") or source.using:
-            shared = [c.lower() for c in source.using] or list(columns)
+            shared = [fold(c) for c in source.using] or list(columns)
             scope.merged.update(shared)
         number = len(self.homes)
         self.homes.append((scope, len(scope.sources)))
         called = source.alias or (source.table if isinstance(source.table, str) else "")
-        scope.sources.append(_Bound(number, called.lower(), name, columns))
+        scope.sources.append(_Bound(number, fold(called), name, columns))
         return replace(source, table=table, number=number)
 
     def outputs(self, query):
@@ -861,7 +898,8 @@ class _Resolver:
                         scope, position = self.homes[source.number]
                         names += scope.sources[position].columns.values()
             else:
-                names.append(item.alias or getattr(item.expression, "name", ""))
+                column = isinstance(item.expression, Column)
+                names.append(item.alias or (item.expression.name if column else ""))
         return names
 
     def expression(self, tree, scope):
@@ -872,32 +910,79 @@ class _Resolver:
                 return self.column(part, scope)
             if isinstance(part, Star) and part.qualifier:
                 return self.star(part, scope)
+            if part in (Literal("keyword", "TRUE"), Literal("keyword", "FALSE")):
+                self.check_keyword(fold(part.value), scope)
         return rewrite(tree, bind)
 
     def ordered(self, tree, scope):
         """An ORDER BY term: a name means the item of that alias before any column."""
-        if isinstance(tree, Column) and not tree.qualifier and tree.name.lower() in scope.aliases:
-            tree = scope.aliases[tree.name.lower()]
-        return self.expression(tree, scope)
+        term = _uncollated(tree)
+        named = isinstance(term, Column) and not term.qualifier
+        new = scope.aliases.get(fold(term.name)) if named else None
+        if new:
+            new = rewrite(tree, lambda part: new if part is term else None)
+        else:
+            new = self.expression(tree, scope)
+        _check_ordinal(tree, new)
+        return new
+
+    def check_order(self, tree, scope, arms, derived):
+        """Would SQLite take a resolved ORDER BY term for an item that was not meant?"""
+        term, items = _uncollated(tree), [item.expression for item in arms[0].items]
+        if derived and isinstance(term, Column):     # here the aliases stay
+            if scope.aliases.get(fold(term.name), term) != term:
+                raise SQLError("alias that hides a column", term.at)
+        stars = {item.source for item in items if isinstance(item, Star)}
+        starred = isinstance(term, Column) and not stars.isdisjoint((None, term.source))
+        if len(arms) > 1 and not isinstance(term, Literal) and not starred:
+            if items.count(term) != 1:
+                raise SQLError("ORDER BY of no or two columns of the first arm", 0)
+
+    def check_keyword(self, key, scope):
+        while scope:
+            if key in scope.names or any(key in bound.columns for bound in scope.sources):
+                raise SQLError("column called TRUE or FALSE", 0)
+            scope = scope.parent
+
+    def ordered_sides(self, on):
+        """ON conditions with the earlier table on the left: one spelling for one join.
+
+        Numbers only: = compares text by the collation of its left side.
+        """
+        def swap(part):
+            if isinstance(part, Binary) and part.op == "=":
+                left, right = part.left, part.right
+                numbers = all([isinstance(side, Column) and (side.table, side.name) in self.numbers
+                               for side in (left, right)])
+                if numbers and left.source > right.source:
+                    return Binary("=", right, left)
+        return rewrite(on, swap)
 
     def star(self, star, scope):
-        for bound in scope.sources:
-            if bound.name == star.qualifier.lower():
-                return Star(None, bound.number)
-        raise SQLError("unknown table", star.at, repr(star.qualifier))
+        found = [bound for bound in scope.sources if bound.name == fold(star.qualifier)]
+        if len(found) != 1:
+            raise SQLError("ambiguous table" if found else "unknown table", star.at,
+                           repr(star.qualifier))
+        return Star(None, found[0].number)
 
     def column(self, column, scope):
         """Binds a column in the nearest scope that has it; marks the scopes it is seen through."""
-        crossed, key = [], column.name.lower()
+        crossed, key = [], fold(column.name)
         while scope:
             found = [bound for bound in scope.sources if key in bound.columns
-                     and (column.qualifier is None or bound.name == column.qualifier.lower())]
+                     and (column.qualifier is None or bound.name == fold(column.qualifier))]
             if len(found) > 1 and key not in scope.merged:
                 raise SQLError("ambiguous column", column.at, repr(column.name))
             if found:
                 return self.bound(column, found[0], scope, crossed)
-            if column.qualifier is None and key in scope.aliases:
-                return self.expression(scope.aliases[key], scope)
+            if key in ("rowid", "oid", "_rowid_") and scope.sources:
+                raise SQLError("rowid", column.at)
+            if column.qualifier is None and key in scope.names:
+                if crossed or not scope.aliases:
+                    raise SQLError("alias inside a sub-query, an ON or an item", column.at)
+                return scope.aliases[key]
+            if column.quoted and scope.unnamed:
+                raise SQLError("column named by its expression, or text", column.at)
             crossed, scope = crossed + [scope], scope.parent
         if column.quoted and column.qualifier is None:
             return Literal("text", column.name)
@@ -906,7 +991,7 @@ class _Resolver:
     def bound(self, column, source, scope, crossed):
         for inner in crossed:
             inner.correlated = scope.referenced = True
-        name = source.columns[column.name.lower()]
+        name = source.columns[fold(column.name)]
         return Column(name, None, not plain(name), source.table, source.number, column.at)
 
     def aliased(self, tree):
@@ -923,19 +1008,28 @@ class _Resolver:
         return rewrite(tree, write)
 
 
+def fold(name):
+    """A name as SQLite compares it: only ASCII letters have two cases."""
+    return "".join([c.lower() if c.isascii() else c for c in name])
+
+
 def _folded(names):
-    return {name.lower(): name for name in names if name}
+    return {fold(name): name for name in names if name}
 
 
-def _ordered_sides(on):
-    """ON conditions with the earlier table on the left: one spelling for one join."""
-    def swap(part):
-        if isinstance(part, Binary) and part.op == "=":
-            left, right = part.left, part.right
-            columns = isinstance(left, Column) and isinstance(right, Column)
-            if columns and left.source > right.source:
-                return Binary("=", right, left)
-    return rewrite(on, swap)
+def _uncollated(term):
+    while isinstance(term, Binary) and term.op == "COLLATE":
+        term = term.left
+    return term
+
+
+def _check_ordinal(old, new):
+    """ORDER BY or GROUP BY an alias of 2 does not mean: by the second item."""
+    old, new = _uncollated(old), _uncollated(new)
+    while isinstance(new, Unary):
+        old, new = getattr(old, "operand", old), _uncollated(new.operand)
+    if isinstance(new, Literal) and new.kind == "number" and not isinstance(old, Literal):
+        raise SQLError("alias of a constant", getattr(old, "at", 0))
 
 
 def _spread(sources):

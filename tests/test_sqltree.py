@@ -176,7 +176,7 @@ REFUSED = {
     "SELECT a FROM t ORDER BY a INTERSECT SELECT a FROM t": (28, "end (here is 'INTERSECT'"),
     "SELECT CASE ELSE 1 END": (13, "expected a name"), "SELECT a FROM t LIMIT": (22, "expected"),
     "WITH RECURSIVE a AS (SELECT 1) SELECT * FROM a": (6, "recursive"),
-    "SELECT a IN b FROM t": (13, "expected ("), "SELECT 'a\0b'": (8, "NUL"),
+    "SELECT a IN b FROM t": (13, "IN a table"), "SELECT 'a\0b'": (8, "NUL"),
     "SELECT a FROM t GROUP BY": (25, "expected"), "SELECT a. FROM t": (11, "expected a name"),
 }
 
