@@ -792,7 +792,9 @@ class _Scope:
         self.names = names           # of all its item aliases, folded
         self.unnamed = False         # reads columns that are called as SQLite likes
         self.correlated = False      # reads a source of a SELECT around it
-        self.referenced = False      # needs aliases: is read by a SELECT inside it, say
+        self.referenced = False      # is read by a SELECT inside it
+        self.alike = False           # reads a table that is called like our aliases
+        self.outer = False           # has a RIGHT or FULL JOIN
 
     def first_alias(self):
         """Number of the first T alias: above the outer ones only where both are in use here."""
@@ -802,7 +804,7 @@ class _Scope:
         return self.first_alias() + len(self.sources) - 1
 
     def alias(self, position):
-        several = len(self.sources) > 1 or self.referenced
+        several = len(self.sources) > 1 or self.referenced or self.correlated and self.alike
         return f"T{self.first_alias() + position}" if several else None
 
 
@@ -845,9 +847,6 @@ class _Resolver:
         names = [fold(item.alias or "") for item in select.items]
         scope = _Scope(parent, set(names) - {""})
         sources = [self.source(source, scope) for source in select.sources]
-        if scope.merged and any("RIGHT" in source.join or "FULL" in source.join
-                                for source in sources):
-            raise SQLError("RIGHT or FULL JOIN by equal names", sources[0].at)
         sources = _spread([replace(source, on=self.ordered_sides(self.expression(source.on, scope)))
                            for source in sources])
         items = tuple([self.item(item, scope, derived) for item in select.items])
@@ -856,7 +855,7 @@ class _Resolver:
         where, group, having = [self.expression(part, scope)
                                 for part in (select.where, select.group, select.having)]
         for old, new in zip(select.group, group):
-            _check_ordinal(old, new)
+            self.check_term(old, new, scope)
         return Select(items, select.distinct, sources, where, group, having), scope
 
     def item(self, item, scope, derived):
@@ -875,13 +874,13 @@ class _Resolver:
                 raise SQLError(reason, source.at, repr(source.table))
             table, columns = found[0], found[1]
             name = None if key in self.ctes else table
-            # FROM T1 AS T1: no alias of ours can be taken for a table that is called so
-            scope.referenced |= bool(re.fullmatch(r"t\d+", key))
+            scope.alike |= bool(re.fullmatch(r"t\d+", key))
         listed, columns = columns, _folded(columns)
         scope.unnamed |= len(columns) < len(listed)
         if source.join.startswith("NATURAL") or source.using:
             shared = [fold(c) for c in source.using] or list(columns)
             scope.merged.update(shared)
+        scope.outer |= "RIGHT" in source.join or "FULL" in source.join
         number = len(self.homes)
         self.homes.append((scope, len(scope.sources)))
         called = source.alias or (source.table if isinstance(source.table, str) else "")
@@ -923,8 +922,22 @@ class _Resolver:
             new = rewrite(tree, lambda part: new if part is term else None)
         else:
             new = self.expression(tree, scope)
-        _check_ordinal(tree, new)
+        self.check_term(tree, new, scope)
         return new
+
+    def check_term(self, old, new, scope):
+        """A term of ORDER BY or GROUP BY must not become a number or a column from outside."""
+        old, bare = _uncollated(old), _uncollated(new)
+        while isinstance(bare, Unary):
+            old, bare = getattr(old, "operand", old), _uncollated(bare.operand)
+        if isinstance(bare, Literal) and bare.kind == "number" and not isinstance(old, Literal):
+            raise SQLError("alias of a constant", getattr(old, "at", 0))
+        outside, above = [], scope.parent
+        while above:
+            outside += [bound.number for bound in above.sources]
+            above = above.parent
+        if any(isinstance(part, Column) and part.source in outside for part in walk(new)):
+            raise SQLError("sorted or grouped by a column from outside", 0)
 
     def check_order(self, tree, scope, arms, derived):
         """Would SQLite take a resolved ORDER BY term for an item that was not meant?"""
@@ -934,9 +947,11 @@ class _Resolver:
                 raise SQLError("alias that hides a column", term.at)
         stars = {item.source for item in items if isinstance(item, Star)}
         starred = isinstance(term, Column) and not stars.isdisjoint((None, term.source))
-        if len(arms) > 1 and not isinstance(term, Literal) and not starred:
-            if items.count(term) != 1:
-                raise SQLError("ORDER BY of no or two columns of the first arm", 0)
+        number = isinstance(term, Literal) and term.kind == "number"
+        if len(arms) > 1 and not number and not starred:
+            plain_term = not any(isinstance(part, (Query, Literal)) for part in walk(term))
+            if items.count(term) != 1 or not plain_term:
+                raise SQLError("compound not sorted by one column of its first arm", 0)
 
     def check_keyword(self, key, scope):
         while scope:
@@ -973,6 +988,8 @@ class _Resolver:
                      and (column.qualifier is None or bound.name == fold(column.qualifier))]
             if len(found) > 1 and key not in scope.merged:
                 raise SQLError("ambiguous column", column.at, repr(column.name))
+            if len(found) > 1 and scope.outer:       # the first that is not NULL
+                raise SQLError("RIGHT or FULL JOIN by equal names", column.at)
             if found:
                 return self.bound(column, found[0], scope, crossed)
             if key in ("rowid", "oid", "_rowid_") and scope.sources:
@@ -1021,15 +1038,6 @@ def _uncollated(term):
     while isinstance(term, Binary) and term.op == "COLLATE":
         term = term.left
     return term
-
-
-def _check_ordinal(old, new):
-    """ORDER BY or GROUP BY an alias of 2 does not mean: by the second item."""
-    old, new = _uncollated(old), _uncollated(new)
-    while isinstance(new, Unary):
-        old, new = getattr(old, "operand", old), _uncollated(new.operand)
-    if isinstance(new, Literal) and new.kind == "number" and not isinstance(old, Literal):
-        raise SQLError("alias of a constant", getattr(old, "at", 0))
 
 
 def _spread(sources):
