@@ -422,8 +422,8 @@ class _Parser:
         if self.ahead("(") and self.tokens[self.next + 1].upper not in ("SELECT", "WITH", "VALUES"):
             self.fail("parenthesised join")
         table = self.enclosed() if self.ahead("(") else self.name()
-        if self.ahead("("):
-            self.fail("table-valued function")
+        if self.ahead("(") or self.ahead("."):
+            self.fail("schema-qualified name" if self.ahead(".") else "table-valued function")
         alias, on, using = self.alias(), None, ()
         if self.ahead("INDEXED") or self.ahead("NOT", "INDEXED"):
             self.fail("INDEXED BY")
@@ -466,6 +466,8 @@ class _Parser:
         if word == "NOT" and self.tokens[self.next + 1].upper in _NEGATABLE:
             word = self.tokens[self.next + 1].upper
             return "IS" if word == "NULL" else word
+        if word in ("->", "->>"):
+            self.fail("JSON arrow")
         word = _SPELLING.get(word, word)
         return word if word in _PRECEDENCE and word != "NOT" else None
 
@@ -860,7 +862,10 @@ class _Resolver:
 
     def item(self, item, scope, derived):
         expression = self.expression(item.expression, scope)
-        return Item(expression, item.alias if derived else None)
+        alias = item.alias
+        if isinstance(item.expression, Column) and isinstance(expression, Literal):
+            alias = alias or item.expression.name    # "x" is text, and names its column all the same
+        return Item(expression, alias if derived else None)
 
     def source(self, source, scope):
         if isinstance(source.table, Query):
