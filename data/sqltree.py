@@ -1,16 +1,17 @@
 """Reads, resolves and prints SQL queries (standard library only).
 
     parse(text) -> Query              tokens and precedence climbing, bounded in length and depth
-    resolve(tree, schema) -> Query    every column bound to its table; prints as the house form
+    resolve(tree, schema) -> Query    every column bound to its table; prints in canonical form
     to_sql(tree) -> str               one line, single spaces, as few parentheses as needed
-    canonical_sql(sql, schema) -> str the same query in house style
+    canonical_sql(sql, schema) -> str the same query in canonical form
     keeps_meaning(sql, raw_rows, canonical_rows) -> bool     did it give the same rows?
     normalise(sql, schema) -> str     the text by which two spellings of one query compare equal
 
-House style: T1, T2, ... only where a SELECT reads several tables, names as the schema spells them,
+Canonical form: T1, T2, ... only where a SELECT reads several tables, names as the schema spells them,
 text in single quotes, no ASC and no semicolon. It covers the SELECT statements of Spider and BIRD
-(WITH and window functions included). Not covered, and therefore an SQLError with its place: VALUES,
-recursive WITH, window frames, FILTER, parenthesised joins, anything but one SELECT statement.
+(WITH and window functions included). An SQLError with its place for the rest: VALUES, recursive
+WITH, window frames, FILTER, parenthesised joins, rowid, anything but one SELECT statement, and names
+that SQLite might bind in another way once aliases are gone.
 """
 
 import re
@@ -828,7 +829,8 @@ class _Resolver:
 
     def query(self, query, parent, derived=False):
         """Resolves one query inside a scope. A derived table keeps its item aliases."""
-        outer, self.ctes = self.ctes, {**self.ctes, **{fold(cte.name): None for cte in query.ctes}}
+        outer = self.ctes
+        self.ctes = {**outer, **{fold(cte.name): None for cte in query.ctes}}
         for cte in query.ctes:
             inner = self.query(cte.query, parent, derived=True)
             columns = cte.columns or self.outputs(inner)
@@ -864,7 +866,7 @@ class _Resolver:
         expression = self.expression(item.expression, scope)
         alias = item.alias
         if isinstance(item.expression, Column) and isinstance(expression, Literal):
-            alias = alias or item.expression.name    # "x" is text, and names its column all the same
+            alias = alias or item.expression.name    # "x" is text, and still names its column
         return Item(expression, alias if derived else None)
 
     def source(self, source, scope):
@@ -950,13 +952,14 @@ class _Resolver:
         if derived and isinstance(term, Column):     # here the aliases stay
             if scope.aliases.get(fold(term.name), term) != term:
                 raise SQLError("alias that hides a column", term.at)
+        if len(arms) == 1 or isinstance(term, Literal) and term.kind == "number":
+            return
         stars = {item.source for item in items if isinstance(item, Star)}
-        starred = isinstance(term, Column) and not stars.isdisjoint((None, term.source))
-        number = isinstance(term, Literal) and term.kind == "number"
-        if len(arms) > 1 and not number and not starred:
-            plain_term = not any(isinstance(part, (Query, Literal)) for part in walk(term))
-            if items.count(term) != 1 or not plain_term:
-                raise SQLError("compound not sorted by one column of its first arm", 0)
+        if isinstance(term, Column) and not stars.isdisjoint((None, term.source)):
+            return
+        nested = any(isinstance(part, (Query, Literal)) for part in walk(term))
+        if nested or items.count(term) != 1:         # SQLite compares the terms with the items
+            raise SQLError("compound not sorted by one column of its first arm", 0)
 
     def check_keyword(self, key, scope):
         while scope:
@@ -1032,7 +1035,7 @@ class _Resolver:
 
 def fold(name):
     """A name as SQLite compares it: only ASCII letters have two cases."""
-    return "".join([c.lower() if c.isascii() else c for c in name])
+    return name.lower() if name.isascii() else re.sub("[A-Z]", lambda m: m[0].lower(), name)
 
 
 def _folded(names):
@@ -1077,7 +1080,7 @@ def conjunction(conditions):
 
 
 def resolve(tree, schema):
-    """The tree with every column bound to (table, source) and aliases in house style.
+    """The tree with every column bound to (table, source) and canonical aliases.
 
     Names are looked up in the inner scope first; a name in double quotes that no scope knows is
     text, as in SQLite. SQLError for an unknown or ambiguous name.
@@ -1087,7 +1090,7 @@ def resolve(tree, schema):
 
 
 def canonical_sql(sql, schema):
-    """The query in house style. SQLError if it cannot be read.
+    """The query in canonical form. SQLError if it cannot be read.
 
     It should mean the same, but only the database can tell: see keeps_meaning.
     """

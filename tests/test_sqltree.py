@@ -322,7 +322,7 @@ SELECT person.age FROM person JOIN account ON account.name = person.name
 SELECT id FROM item WHERE EXISTS (SELECT 1 FROM T1 WHERE T1.x = item.x)
 SELECT id FROM item AS T2 WHERE (SELECT MAX(y) FROM T2 AS b WHERE b.x = T2.id) IS NOT NULL
 WITH T1 AS (SELECT 2 AS x) SELECT id FROM item WHERE id IN (SELECT x FROM T1 WHERE T1.x = item.id)
-SELECT id FROM item WHERE x IN (SELECT item.x FROM T1 WHERE EXISTS (SELECT 1 FROM T2 WHERE y = T1.x))
+SELECT id FROM item WHERE x IN (SELECT item.x FROM T1 WHERE T1.x IN (SELECT y FROM T2))
 SELECT a.name AS x, age AS x FROM person AS a ORDER BY x
 SELECT -age AS age FROM person ORDER BY age
 SELECT age AS name FROM person ORDER BY name COLLATE NOCASE DESC

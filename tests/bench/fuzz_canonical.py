@@ -1,8 +1,9 @@
 """Random queries over small hostile databases: does the canonical form give the rows of the raw?
 
     python tests/bench/fuzz_canonical.py [--n 10000] [--seed 0] [--show 5]
+    python tests/bench/fuzz_canonical.py --data DATA_DIR    the golds of a data set instead
 
-Counts, of n queries that SQLite runs: how many the reader takes or refuses (by reason), how many
+Counts, of the queries that SQLite runs: how many the reader takes or refuses (by reason), how many
 keeps_meaning lets through, and how many verdicts change before and after that guard.
 """
 
@@ -16,8 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from data.benchmark import Data                                               # noqa: E402
 from data.sqltree import SQLError, canonical_sql, keeps_meaning               # noqa: E402
-from sqlexec import order_matters, read_schema, same_result                   # noqa: E402
+from sqlexec import (Limits, order_matters, read_schema, run_sql,             # noqa: E402
+                     same_result)
 
 # Tables called like our aliases and like columns; columns called like aliases, tables, functions.
 NAMES = ("T1", "T2", "t3", "item", "Name", "x", "order list")
@@ -91,10 +94,11 @@ class Writer:
             return f"({self.query(scopes, width=1, depth=depth - 1)})"
         one, two = self.expression(scopes, depth - 1), self.expression(scopes, depth - 1)
         shapes = ("{} + {}", "{} || {}", "-{1}", "CAST({} AS TEXT)", "CAST({} AS INT)", "({})",
-                  "COALESCE({}, {})", "CASE WHEN {} THEN {} ELSE 0 END", "CASE {} WHEN {} THEN 1 END",
+                  "COALESCE({}, {})", "CASE WHEN {} THEN {} ELSE 0 END",
+                  "CASE {} WHEN {} THEN 1 END",
                   "{} COLLATE NOCASE", "{} COLLATE BINARY", "UPPER({})", "ABS({})", "{} = {}",
-                  "{} = {} = 1", "NOT {} = {}", "+{}", "LENGTH({})", "TYPEOF({})", "{} > = {}")
-        return rng.choice(shapes[:-1]).format(one, two)
+                  "{} = {} = 1", "NOT {} = {}", "+{}", "LENGTH({})", "TYPEOF({})")
+        return rng.choice(shapes).format(one, two)
 
     def condition(self, scopes, depth=2):
         rng, pick = self.rng, self.rng.random()
@@ -250,27 +254,46 @@ def fuzz(n, seed, folder, each=100):
             if isinstance(raw, str):
                 counts["SQLite refuses"] += 1
                 continue
-            counts["run"] += 1
-            counts["run and give rows"] += bool(raw)
-            try:
-                canonical = canonical_sql(sql, schema)
-            except SQLError as problem:
-                counts[f"not read: {problem.reason}"] += 1
-                continue
-            counts["read"] += 1
-            told = rows(connection, canonical)
-            runs = not isinstance(told, str)
-            same = runs and keeps_meaning(sql, raw, told)
-            ordered = order_matters(sql)
-            counts["equal" if same else "kept raw"] += 1
-            if not same:
-                counts["kept raw: " + ("other rows" if runs else "it does not run")] += 1
-                different.append((path.name, sql, canonical, "" if runs else told))
-            counts["verdicts changed before the guard"] += (
-                not runs or not same_result(raw, told, ordered))
-            counts["verdicts changed after the guard"] += (
-                not same_result(raw, told if same else raw, ordered))
+            compare(sql, raw, schema, lambda text: rows(connection, text), counts, different)
         connection.close()
+    return counts, different
+
+
+def compare(sql, raw, schema, run, counts, different):
+    """Counts what becomes of one query whose rows are `raw`."""
+    counts["run"] += 1
+    counts["run and give rows"] += bool(raw)
+    try:
+        canonical = canonical_sql(sql, schema)
+    except SQLError as problem:
+        counts[f"not read: {problem.reason}"] += 1
+        return
+    counts["read"] += 1
+    told, ordered = run(canonical), order_matters(sql)
+    runs = not isinstance(told, str)
+    same = runs and keeps_meaning(sql, raw, told)
+    counts["equal" if same else "kept raw"] += 1
+    if not same:
+        counts["kept raw: " + ("other rows" if runs else "it does not run")] += 1
+        different.append((schema.db_id, sql, canonical, "" if runs else told))
+    counts["verdicts changed before the guard"] += not (runs and same_result(raw, told, ordered))
+    counts["verdicts changed after the guard"] += (
+        not same_result(raw, told if same else raw, ordered))
+
+
+def golds(folder):
+    """(Counter, differences) of all the distinct train and validation golds of a data set."""
+    data, counts, different = Data(folder), Counter(), []
+    examples = {(e.db_id, e.query) for split in ("train", "dev") for e in data.examples(split)}
+    for db_id, sql in sorted(examples):
+        def run(text, path=data.databases(db_id)[0]):
+            result = run_sql(path, text, Limits(timeout=60.0))
+            return result.rows if result.status == "ok" else result.status
+        raw = run(sql)
+        if isinstance(raw, str):
+            counts[f"do not run: {raw}"] += 1
+        else:
+            compare(sql, raw, data.schema(db_id), run, counts, different)
     return counts, different
 
 
@@ -279,9 +302,10 @@ def main():
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", type=int, default=5)
+    parser.add_argument("--data", help="a data set like Spider, instead of random queries")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        counts, different = fuzz(args.n, args.seed, folder)
+        counts, different = (golds(args.data) if args.data else fuzz(args.n, args.seed, folder))
     for key in ("read", "equal", "kept raw", "verdicts changed before the guard",
                 "verdicts changed after the guard"):
         counts[key] += 0
