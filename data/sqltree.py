@@ -7,11 +7,11 @@
     keeps_meaning(sql, raw_rows, canonical_rows) -> bool     did it give the same rows?
     normalise(sql, schema) -> str     the text by which two spellings of one query compare equal
 
-Canonical form: T1, T2, ... only where a SELECT reads several tables, names as the schema spells them,
-text in single quotes, no ASC and no semicolon. It covers the SELECT statements of Spider and BIRD
-(WITH and window functions included). An SQLError with its place for the rest: VALUES, recursive
-WITH, window frames, FILTER, parenthesised joins, rowid, anything but one SELECT statement, and names
-that SQLite might bind in another way once aliases are gone.
+Canonical form: T1, T2, ... only where a SELECT reads several tables, names as the schema spells
+them, text in single quotes, no ASC and no semicolon. It covers the SELECT statements of Spider and
+BIRD (WITH and window functions included). An SQLError with its place for the rest: VALUES,
+recursive WITH, window frames, FILTER, parenthesised joins, rowid, anything but one SELECT
+statement, and names that SQLite might bind in another way once aliases are gone.
 """
 
 import re
