@@ -832,7 +832,10 @@ class _Resolver:
         outer = self.ctes
         self.ctes = {**outer, **{fold(cte.name): None for cte in query.ctes}}
         for cte in query.ctes:
-            inner = self.query(cte.query, parent, derived=True)
+            start, inner = len(self.homes), self.query(cte.query, parent, derived=True)
+            if any(isinstance(part, Column) and part.source is not None and part.source < start
+                   for part in walk(inner)):         # bound anew wherever it is used
+                raise SQLError("WITH that reads a SELECT around it", 0)
             columns = cte.columns or self.outputs(inner)
             self.ctes = {**self.ctes, fold(cte.name): (cte.name, columns, inner)}
         ctes = tuple([replace(cte, query=self.ctes[fold(cte.name)][2]) for cte in query.ctes])

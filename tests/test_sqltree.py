@@ -374,6 +374,8 @@ SELECT age FROM person WHERE 'Ann' IN (SELECT x FROM T1 ORDER BY "age") \
     | sorted or grouped by a column from outside
 WITH person AS (SELECT 1 AS x), b AS (SELECT x FROM c), c AS (SELECT 2 AS x) SELECT x FROM b \
     | recursive or later WITH
+SELECT id FROM item WHERE x IN (WITH c AS (SELECT item.x AS y) SELECT y FROM c) \\
+    | WITH that reads a SELECT around it
 WITH c AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM c LIMIT 3) SELECT x FROM c \
     | recursive or later WITH
 WITH RECURSIVE c AS (SELECT 1 AS x) SELECT x FROM c | recursive WITH
