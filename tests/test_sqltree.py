@@ -2,14 +2,18 @@
 
 import random
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "bench"))
 
 from data.benchmarks.reader import Data
 from data.sql.tree import (
     MAX_DEPTH, Binary, Call, Column, Literal, Query, SQLError, Subquery, Unary, canonical_sql,
     keeps_meaning, normalise, parse, resolve, to_sql, tokenise, walk)
+from fuzz_canonical import fuzz
 from sqlexec import Column as SchemaColumn, Connection, Limits, Schema, Table, read_schema
 
 SPIDER = Path(__file__).resolve().parents[2] / "shared" / "spider"
@@ -209,6 +213,7 @@ def test_names_that_do_not_resolve_fail_closed(small, sql, at, reason):
     "SELECT " + "(SELECT " * 2000 + "1" + ")" * 2000, "SELECT " + "CASE WHEN " * 1500,
     "SELECT * FROM " + "(SELECT * FROM " * 1000, "SELECT " + "f(" * 5000, "SELECT '" + "x" * 30000,
     "SELECT " + "~ " * 9000 + "1", "SELECT " + "a." * 9000 + "b", "SELECT 1" + " ISNULL" * 2500,
+    "SELECT a FROM t ORDER BY a NULLS", "SELECT a FROM t NOT", "SELECT f() OVER", "SELECT a IS NOT",
     "SELECT (" * 40 + "1" + "+1)" * 40 + "+1" * 3000,
 ])
 def test_bombs_are_refused(sql):
@@ -281,6 +286,137 @@ def test_normalise(small, left, right, equal):
 ])
 def test_keeps_meaning(sql, raw, canonical, same):
     assert keeps_meaning(sql, raw, canonical) is same
+
+
+# ---------------------------------------------------------------------------------------------
+# What changed its meaning once, over a database that is made for it
+
+HOSTILE = """
+CREATE TABLE member (id INT, name TEXT); CREATE TABLE payment (id INT, amount INT);
+INSERT INTO member VALUES (1, 'a'), (2, 'b'), (NULL, 'c');
+INSERT INTO payment VALUES (1, 5), (7, 9), (NULL, 3);
+CREATE TABLE person (name TEXT, age INT); CREATE TABLE account (name TEXT COLLATE NOCASE, n INT);
+INSERT INTO person VALUES ('Ann', 3), ('bo', 2), ('CY', 1);
+INSERT INTO account VALUES ('ANN', 1), ('Bo', 2), ('cy', 3);
+CREATE TABLE item (id INT, x INT, "true" INT); CREATE TABLE T1 (x INT); CREATE TABLE T2 (x, y);
+INSERT INTO item VALUES (1, 10, 5), (2, 20, 6), (3, 10, 0); INSERT INTO T1 VALUES (10), (30);
+INSERT INTO T2 VALUES (1, 10), (2, '10'), (10, 1.0);
+CREATE TABLE accents ("É" INT, "é" INT); INSERT INTO accents VALUES (1, 2);
+"""
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    path = tmp_path_factory.mktemp("hostile") / "hostile.sqlite"
+    connection = sqlite3.connect(path)
+    connection.executescript(HOSTILE)
+    yield connection, read_schema(path)
+    connection.close()
+
+
+@pytest.mark.parametrize("sql", """
+SELECT amount, member.id, payment.id FROM member RIGHT JOIN payment USING (id)
+SELECT id, amount FROM member LEFT JOIN payment USING (id) ORDER BY id
+SELECT * FROM member NATURAL FULL JOIN payment
+SELECT person.age FROM person JOIN account ON account.name = person.name
+SELECT id FROM item WHERE EXISTS (SELECT 1 FROM T1 WHERE T1.x = item.x)
+SELECT id FROM item AS T2 WHERE (SELECT MAX(y) FROM T2 AS b WHERE b.x = T2.id) IS NOT NULL
+WITH T1 AS (SELECT 2 AS x) SELECT id FROM item WHERE id IN (SELECT x FROM T1 WHERE T1.x = item.id)
+SELECT id FROM item WHERE x IN (SELECT item.x FROM T1 WHERE T1.x IN (SELECT y FROM T2))
+SELECT a.name AS x, age AS x FROM person AS a ORDER BY x
+SELECT -age AS age FROM person ORDER BY age
+SELECT age AS name FROM person ORDER BY name COLLATE NOCASE DESC
+SELECT name AS n FROM person ORDER BY n COLLATE NOCASE LIMIT 2
+SELECT n FROM (SELECT -age AS age, age AS n FROM person ORDER BY age LIMIT 1)
+SELECT x AS y, y AS x FROM T2 WHERE y > 1 GROUP BY y HAVING x > 1
+SELECT x, y FROM T2 WHERE x = y = 1 OR NOT y = x AND y IS DISTINCT FROM '10'
+SELECT y IS NOT DISTINCT FROM 10, x NOT NULL, NOT x IS NULL, NOT x = 1 FROM T2
+SELECT -9223372036854775808, - 9223372036854775808, -(9223372036854775807), - -5 FROM T1
+SELECT "Ann", `name`, [age], 'name' FROM person WHERE name = "Ann"
+SELECT COUNT(*) FROM person WHERE name = 'ann' COLLATE NOCASE AND name <> 'ANN'
+SELECT (SELECT "name" FROM T1) FROM account
+SELECT "É", "é" FROM accents
+SELECT name AS 'its name' FROM person ORDER BY "its name"
+SELECT x FROM T1 UNION ALL SELECT id FROM item ORDER BY x DESC LIMIT 2
+SELECT b.name FROM (SELECT "Ann", 1 AS k) AS a JOIN person AS b ON b.name = Ann
+""".strip().splitlines())
+def test_meaning_is_kept(hostile, sql):
+    connection, schema = hostile
+    canonical = canonical_sql(sql, schema)
+    assert canonical_sql(canonical, schema) == canonical
+    rows, canonical_rows = [connection.execute(text).fetchall() for text in (sql, canonical)]
+    assert rows and keeps_meaning(sql, rows, canonical_rows), canonical
+
+
+UNREAD = """
+SELECT id, amount FROM member RIGHT JOIN payment USING (id) | RIGHT or FULL JOIN by equal names
+SELECT id FROM member FULL JOIN payment USING (id) ORDER BY 1 | RIGHT or FULL JOIN by equal names
+SELECT id FROM member NATURAL RIGHT JOIN payment | RIGHT or FULL JOIN by equal names
+SELECT name, 0 AS flag FROM person ORDER BY flag | alias of a constant
+SELECT age AS n, 2 AS k FROM person ORDER BY k COLLATE NOCASE, -k | alias of a constant
+SELECT COUNT(*), 3 AS k FROM person GROUP BY k | alias of a constant
+SELECT "COUNT(*)" FROM (SELECT COUNT(*) FROM person) | column named by its expression, or text
+SELECT "x:1" FROM (SELECT a.x, b.x FROM T1 a, T1 b) | column named by its expression, or text
+SELECT rowid FROM person | rowid
+SELECT person.OID FROM person WHERE "_rowid_" > 1 | rowid
+SELECT a FROM (SELECT age AS name, name AS a FROM person ORDER BY person.name) \
+    | alias that hides a column
+SELECT x AS a FROM T1 UNION SELECT id AS b FROM item ORDER BY b | unknown column
+SELECT x AS a FROM T1 UNION SELECT id AS b FROM item ORDER BY "b" \
+    | compound not sorted by one column of its first arm
+SELECT x AS a, x AS b FROM T2 UNION SELECT y, 1 FROM T2 ORDER BY b \
+    | compound not sorted by one column of its first arm
+SELECT true FROM item | column called TRUE or FALSE
+SELECT "a" AS a FROM person WHERE a = 'a' | alias inside a sub-query, an ON or an item
+SELECT age AS k FROM person WHERE EXISTS (SELECT 1 FROM T1 WHERE k > 1) \
+    | alias inside a sub-query, an ON or an item
+SELECT age FROM person WHERE 'Ann' IN (SELECT x FROM T1 ORDER BY "age") \
+    | sorted or grouped by a column from outside
+WITH person AS (SELECT 1 AS x), b AS (SELECT x FROM c), c AS (SELECT 2 AS x) SELECT x FROM b \
+    | recursive or later WITH
+SELECT id FROM item WHERE x IN (WITH c AS (SELECT item.x AS y) SELECT y FROM c) \\
+    | WITH that reads a SELECT around it
+WITH c AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM c LIMIT 3) SELECT x FROM c \
+    | recursive or later WITH
+WITH RECURSIVE c AS (SELECT 1 AS x) SELECT x FROM c | recursive WITH
+SELECT SUM(age) OVER (ORDER BY age ROWS 1 PRECEDING) FROM person | window frame
+SELECT SUM(age) OVER (ORDER BY age RANGE UNBOUNDED PRECEDING) FROM person | window frame
+SELECT COUNT(*) FILTER (WHERE age > 1) FROM person | FILTER
+SELECT SUM(age) OVER w FROM person WINDOW w AS (ORDER BY age) | window by name
+SELECT SUM(age) OVER (w ORDER BY age) FROM person WINDOW w AS () | window by name
+SELECT id FROM item WHERE x IN T1 | IN a table
+SELECT amount FROM (member JOIN payment ON member.id = payment.id) | parenthesised join
+SELECT x FROM (T1) | parenthesised join
+WITH c (x) AS (VALUES (1), (2)) SELECT x FROM c | VALUES
+SELECT * FROM (VALUES (1)) | VALUES
+SELECT name FROM 'person' | name in single quotes
+SELECT person.'name' FROM person | name in single quotes
+SELECT '{"a": 1}' -> 'a' | JSON arrow
+SELECT '{"a": 1}' ->> 'a' FROM person | JSON arrow
+SELECT value FROM json_each('[1, 2]') | table-valued function
+SELECT x FROM T1 NOT INDEXED | INDEXED BY
+SELECT age FROM person WHERE age = ?1 | bind parameter
+SELECT age FROM person WHERE age = :age | bind parameter
+SELECT name FROM main.person | schema-qualified name
+SELECT name FROM sqlite_master | unknown table
+""".replace("\\\n   ", "").strip().splitlines()
+
+
+@pytest.mark.parametrize("line", UNREAD)
+def test_what_sqlite_runs_and_the_reader_refuses(hostile, line):
+    sql, reason = line.rsplit(" | ", 1)
+    connection, schema = hostile
+    values = [1] if "?" in sql else {"age": 1}
+    connection.execute(sql, values).fetchall()               # so it is a gold that a user may have
+    with pytest.raises(SQLError) as caught:
+        canonical_sql(sql, schema)
+    assert caught.value.reason == reason
+
+
+def test_random_hostile_queries_keep_their_rows(tmp_path):
+    """10,000 of them: bench/fuzz_canonical.py."""
+    counts, different = fuzz(300, seed=3, folder=tmp_path, each=15)
+    assert counts["read"] > 200 and not different
 
 
 # ---------------------------------------------------------------------------------------------
@@ -371,7 +507,8 @@ def test_spider_golds(spider, split, every):
 NOISE = ["NOT", "-", "IS", "NULL", "(", ")", "||", "BETWEEN", "''", '"x"', "``", "[a]", ".", ";",
          "--", "/*", "UNION ALL", "LEFT", "NATURAL", "USING", "AS", "x'41'", "1e5",
          "CASE", "CAST", "OVER", "WITH", "EXISTS", "\0", "é", "OFFSET", "DISTINCT", ",",
-         "COLLATE nocase", "\x0b", "\ud800"]
+         "COLLATE nocase", "\x0b", "\ud800", "->", "FILTER", "NULLS", "VALUES", "?", "ROWS",
+         "NATURAL RIGHT", "DISTINCT FROM", "INDEXED BY", "IN", "rowid", "TRUE"]
 
 
 @pytestmark_spider

@@ -9,8 +9,9 @@
 
 Canonical form: T1, T2, ... only where a SELECT reads several tables, names as the schema spells
 them, text in single quotes, no ASC and no semicolon. It covers the SELECT statements of Spider and
-BIRD (WITH and window functions included). Not covered, and therefore an SQLError with its place:
-VALUES, recursive WITH, window frames, FILTER, parenthesised joins, anything but one SELECT.
+BIRD (WITH and window functions included). An SQLError with its place for the rest: VALUES,
+recursive WITH, window frames, FILTER, parenthesised joins, rowid, anything but one SELECT
+statement, and names that SQLite might bind in another way once aliases are gone.
 """
 
 import re
@@ -422,8 +423,8 @@ class _Parser:
         if self.ahead("(") and self.tokens[self.next + 1].upper not in ("SELECT", "WITH", "VALUES"):
             self.fail("parenthesised join")
         table = self.enclosed() if self.ahead("(") else self.name()
-        if self.ahead("("):
-            self.fail("table-valued function")
+        if self.ahead("(") or self.ahead("."):
+            self.fail("schema-qualified name" if self.ahead(".") else "table-valued function")
         alias, on, using = self.alias(), None, ()
         if self.ahead("INDEXED") or self.ahead("NOT", "INDEXED"):
             self.fail("INDEXED BY")
@@ -466,6 +467,8 @@ class _Parser:
         if word == "NOT" and self.tokens[self.next + 1].upper in _NEGATABLE:
             word = self.tokens[self.next + 1].upper
             return "IS" if word == "NULL" else word
+        if word in ("->", "->>"):
+            self.fail("JSON arrow")
         word = _SPELLING.get(word, word)
         return word if word in _PRECEDENCE and word != "NOT" else None
 
@@ -613,7 +616,7 @@ def parse(text):
 # ---------------------------------------------------------------------------------------------
 # Printer
 
-# A name between NULs is a template's slot (data/synthesis): no SQL text can hold one.
+# A name between NULs is a template's slot: no SQL text can hold one (see templates.py).
 _PLAIN = re.compile(r"[^\W\d]\w*|\0\w+\0")
 # SQLite would take most of the second half bare, but a reader should not have to know which.
 _QUOTED = RESERVED.union(_KEYWORDS, """
@@ -826,9 +829,13 @@ class _Resolver:
 
     def query(self, query, parent, derived=False):
         """Resolves one query inside a scope. A derived table keeps its item aliases."""
-        outer, self.ctes = self.ctes, {**self.ctes, **{fold(cte.name): None for cte in query.ctes}}
+        outer = self.ctes
+        self.ctes = {**outer, **{fold(cte.name): None for cte in query.ctes}}
         for cte in query.ctes:
-            inner = self.query(cte.query, parent, derived=True)
+            start, inner = len(self.homes), self.query(cte.query, parent, derived=True)
+            if any(isinstance(part, Column) and part.source is not None and part.source < start
+                   for part in walk(inner)):         # bound anew wherever it is used
+                raise SQLError("WITH that reads a SELECT around it", 0)
             columns = cte.columns or self.outputs(inner)
             self.ctes = {**self.ctes, fold(cte.name): (cte.name, columns, inner)}
         ctes = tuple([replace(cte, query=self.ctes[fold(cte.name)][2]) for cte in query.ctes])
@@ -860,7 +867,10 @@ class _Resolver:
 
     def item(self, item, scope, derived):
         expression = self.expression(item.expression, scope)
-        return Item(expression, item.alias if derived else None)
+        alias = item.alias
+        if isinstance(item.expression, Column) and isinstance(expression, Literal):
+            alias = alias or item.expression.name    # "x" is text, and still names its column
+        return Item(expression, alias if derived else None)
 
     def source(self, source, scope):
         if isinstance(source.table, Query):
@@ -945,13 +955,14 @@ class _Resolver:
         if derived and isinstance(term, Column):     # here the aliases stay
             if scope.aliases.get(fold(term.name), term) != term:
                 raise SQLError("alias that hides a column", term.at)
+        if len(arms) == 1 or isinstance(term, Literal) and term.kind == "number":
+            return
         stars = {item.source for item in items if isinstance(item, Star)}
-        starred = isinstance(term, Column) and not stars.isdisjoint((None, term.source))
-        number = isinstance(term, Literal) and term.kind == "number"
-        if len(arms) > 1 and not number and not starred:
-            plain_term = not any(isinstance(part, (Query, Literal)) for part in walk(term))
-            if items.count(term) != 1 or not plain_term:
-                raise SQLError("compound not sorted by one column of its first arm", 0)
+        if isinstance(term, Column) and not stars.isdisjoint((None, term.source)):
+            return
+        nested = any(isinstance(part, (Query, Literal)) for part in walk(term))
+        if nested or items.count(term) != 1:         # SQLite compares the terms with the items
+            raise SQLError("compound not sorted by one column of its first arm", 0)
 
     def check_keyword(self, key, scope):
         while scope:
@@ -1027,8 +1038,7 @@ class _Resolver:
 
 def fold(name):
     """A name as SQLite compares it: only ASCII letters have two cases."""
-    return name.lower() if name.isascii() else "".join(
-        [c.lower() if c.isascii() else c for c in name])
+    return name.lower() if name.isascii() else re.sub("[A-Z]", lambda m: m[0].lower(), name)
 
 
 def _folded(names):
@@ -1073,7 +1083,7 @@ def conjunction(conditions):
 
 
 def resolve(tree, schema):
-    """The tree with every column bound to (table, source) and aliases in canonical form.
+    """The tree with every column bound to (table, source) and canonical aliases.
 
     Names are looked up in the inner scope first; a name in double quotes that no scope knows is
     text, as in SQLite. SQLError for an unknown or ambiguous name.
