@@ -72,6 +72,7 @@ class ModelConfig:
     qk_norm: bool
     windows: tuple                # of each layer: how many keys a query sees, 0 = all before it
     eos: tuple                    # every token id that ends an answer
+    context: int | None           # how many tokens the model was made for, None if it is not said
     raw: dict                     # config.json as it was read: what is saved
 
     @staticmethod
@@ -104,6 +105,9 @@ class ModelConfig:
         for name, size in zip(SIZES, sizes):
             if not isinstance(size, int) or size < 1:
                 raise DataError(f"{name} is {size}, not a positive number")
+        context = raw.get("max_position_embeddings")       # with what scaling adds to it
+        if context is not None and (not isinstance(context, int) or context < 1):
+            raise DataError(f"max_position_embeddings is {context}, not a positive number")
         D, layers, heads = sizes[1], *sizes[3:]
         kv_heads = raw.get("num_key_value_heads") or heads
         if not isinstance(kv_heads, int) or heads % kv_heads:
@@ -115,7 +119,7 @@ class ModelConfig:
             raw.get("rms_norm_eps", 1e-6), rope_settings(raw),
             raw.get("tie_word_embeddings", False), bias or kind == "qwen2", bias, kind == "qwen3",
             windows(raw, kind, layers),
-            tuple(dict.fromkeys(end_tokens(raw) + end_tokens(generation))), raw)
+            tuple(dict.fromkeys(end_tokens(raw) + end_tokens(generation))), context, raw)
 
     def to_json(self):
         """The config.json of this model, readable by transformers."""
@@ -694,13 +698,13 @@ class Tokenizer:
         settings = self.folder / "tokenizer_config.json"
         self.settings = read_json(settings) if settings.exists() else {}
         self.template = chat_template(self.folder, self.settings)
-        self.end = self.end_token()
+        self.end, self.context = 0, None                   # where there is no model yet
+        if (self.folder / "config.json").exists():
+            config = ModelConfig.read(self.folder)
+            self.end, self.context = self.end_token(config), config.context
 
-    def end_token(self):
+    def end_token(self, config):
         """The id that ends an answer: the tokeniser's own eos_token, if the model stops at it."""
-        if not (self.folder / "config.json").exists():
-            return 0
-        config = ModelConfig.read(self.folder)
         largest = max(self.core.get_vocab().values())
         if largest >= config.vocab_size:
             raise DataError(f"{self.folder}: tokenizer.json has token {largest}, config.json says "
@@ -988,9 +992,13 @@ def fast_bf16(device):
 
 @dataclass
 class Sample:
-    """One answer: its token ids without the end token, and whether it ended by itself."""
+    """One answer: its token ids, and the end token that came behind them; None if cut off."""
     ids: list
-    finished: bool
+    end: int | None = None
+
+    @property
+    def finished(self):
+        return self.end is not None
 
 
 class KVCache:
@@ -1099,6 +1107,7 @@ class Row:
     """A row in the making: its Sample, and how many positions of its slot are filled."""
     sample: Sample
     length: int
+    most: int                     # tokens that the answer may have
 
 
 LOOK = {"cuda": 8}            # how many tokens are decoded before the host looks which rows ended
@@ -1110,11 +1119,16 @@ def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, slots=64
 
     Rows keep their own lengths (no left padding) and lie in the first slots: where one ends, the
     last takes its slot; when a quarter is free, new prompts are read.  Greedy at temperature 0.
-    The same seed gives the same samples.  progress(rows ended) is called as rows end."""
-    samples = [Sample([], False) for _ in prompts for _ in range(n)]
+    The same seed gives the same samples.  progress(rows ended) is called as rows end.  An answer is
+    cut off where the model's context ends; DataError where a prompt leaves no room for one."""
+    context, longest = model.config.context or math.inf, max(map(len, prompts), default=0)
+    if longest >= context:
+        raise DataError(f"a prompt has {longest} tokens, which leaves no room for an answer in the "
+                        f"model's context of {context} (max_position_embeddings)")
+    samples = [Sample([]) for _ in prompts for _ in range(n)]
     jobs = sorted(((prompts[i // n], i) for i in range(len(samples))), reverse=True)
     slots, look = min(slots, len(jobs)), LOOK.get(model.device.type, 1)
-    capacity = max(map(len, prompts), default=0) + max_new + look
+    capacity = longest + max_new + look
     cache, trunk = KVCache(model, slots, capacity), Trunk(model, capacity)
     generator = torch.Generator(model.device).manual_seed(seed)
     rows, eos = [], set(model.config.eos)
@@ -1124,14 +1138,15 @@ def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, slots=64
         if jobs and (slots - first) * 4 >= slots:
             taken = [jobs.pop() for _ in range(min(slots - first, len(jobs)))]
             order, logits = prefill(cache, trunk, first, [ids for ids, _ in taken])
-            rows += [Row(samples[taken[i][1]], len(taken[i][0])) for i in order]
+            rows += [Row(samples[job], len(ids), min(max_new, context - len(ids)))
+                     for ids, job in map(taken.__getitem__, order)]
             tokens = draw(logits, temperature, generator)[:, None]
             last = torch.cat([last, tokens[:, -1]])
         else:
             first, tokens = 0, decode(cache, rows, last, look, temperature, generator)
             last = tokens[:, -1]
         ended = [i for i, new in enumerate(tokens.tolist(), first)
-                 if extend(rows[i].sample, new, eos, max_new)]
+                 if extend(rows[i], new, eos)]
         if ended:
             last = last[close_ranks(cache, rows, ended)]
         if ended and progress:
@@ -1173,13 +1188,14 @@ def decode(cache, rows, last, steps, temperature, generator):
     return torch.stack(tokens, 1)
 
 
-def extend(sample, tokens, eos, max_new):
-    """Append new tokens to a sample; whether it has ended."""
+def extend(row, tokens, eos):
+    """Append new tokens to a row's sample; whether it has ended."""
     for token in tokens:
-        sample.finished = token in eos
-        if not sample.finished:
-            sample.ids.append(token)
-        if sample.finished or len(sample.ids) == max_new:
+        if token in eos:
+            row.sample.end = token
+            return True
+        row.sample.ids.append(token)
+        if len(row.sample.ids) >= row.most:
             return True
     return False
 

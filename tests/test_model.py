@@ -747,9 +747,9 @@ def plain_greedy(model, prompt, max_new):
     while len(ids) < len(prompt) + max_new:
         token = int(all_logits(model, [ids])[0][-1].argmax())
         if token in model.config.eos:
-            return lm.Sample(ids[len(prompt):], True)
+            return lm.Sample(ids[len(prompt):], token)
         ids.append(token)
-    return lm.Sample(ids[len(prompt):], False)
+    return lm.Sample(ids[len(prompt):])
 
 
 @pytest.mark.parametrize("name", ["qwen2-window", "qwen3-tied", "llama3", "mistral"])
@@ -765,6 +765,21 @@ def test_batched_greedy_equals_one_by_one(name, monkeypatch):
     monkeypatch.setitem(lm.LOOK, "cpu", 5)                 # rows go on behind their end, unseen
     assert lm.generate(model, prompts, 12, slots=4) == expected
     assert 0 < sum(s.finished for s in expected) < len(expected)
+
+
+def test_an_answer_ends_with_the_models_context_and_a_prompt_that_fills_it_is_refused(checkpoint):
+    folder = checkpoint("llama2")
+    edit_json(folder / "config.json", max_position_embeddings=20, eos_token_id=None)
+    edit_json(folder / "generation_config.json", eos_token_id=None)
+    model = lm.load_pretrained(folder)
+    assert model.config.context == 20
+    lengths = [len(s.ids) for s in lm.generate(model, prompts_of(1, 48, 7, 12, 19), 10)]
+    assert lengths == [10, 8, 1]
+    with pytest.raises(DataError, match="a prompt has 20 tokens.* context of 20"):
+        lm.generate(model, prompts_of(1, 48, 3, 20), 10)
+    edit_json(folder / "config.json", max_position_embeddings=None)
+    assert lm.ModelConfig.read(folder).context is None
+    assert lm.generate(lm.load_pretrained(folder), prompts_of(1, 48, 40), 3)[0].end is None
 
 
 @pytest.fixture

@@ -519,7 +519,7 @@ def test_who_answers_and_who_is_the_reference(monkeypatch, loss, reference):
         train=[Example("zoo", "asked", "SELECT 1")],
         sql_prompt=lambda example, train: example.question,
         answer=lambda model, prompts, *rest: used.append((model, prompts)) or [
-            Sample([prompt], True) for prompt in prompts],
+            Sample([prompt], 0) for prompt in prompts],
         text=lambda sample: sample.ids[0],
         verdicts=lambda examples, samples: [
             SimpleNamespace(correct=s.ids == ["made"], status="ok", error="") for s in samples],
@@ -545,6 +545,7 @@ def test_games_are_kept_with_what_a_person_wants_to_see(finished):
         assert row["question"] and row["gold"].startswith("SELECT")
         assert tokenizer.decode(row["ids"]).strip() == row["pred"]
         assert row["correct"] or row["error"] or row["status"] == "ok"
+        assert row["end"] in (tokenizer.end, None)
     share = sum(not row["correct"] for row in games) / len(games)
     assert share == pytest.approx(candidate(finished.out, "selfplay-1")["metrics"]["R = 1"])
     assert [len(pair) for pair in logps] == [2] * len(games)
@@ -1122,7 +1123,7 @@ def test_the_likeliest_question_that_names_all_values_is_kept(capsys, monkeypatc
     task = SimpleNamespace(
         question_prompt=lambda example: "?",
         answer=lambda model, prompts, name, temperature, n, seed: [
-            Sample(text, finished) for text, finished in drawn],
+            Sample(text, 0 if finished else None) for text, finished in drawn],
         text=lambda sample: sample.ids, to_sql=lambda example: (example.question, 0))
     monkeypatch.setattr(spft, "with_logprobs", lambda model, items, name: [
         spft.replace(item, opponent=tuple(-len(question) for question, _ in item.sequences))
