@@ -773,13 +773,13 @@ def test_an_answer_ends_with_the_models_context_and_a_prompt_that_fills_it_is_re
     edit_json(folder / "generation_config.json", eos_token_id=None)
     model = lm.load_pretrained(folder)
     assert model.config.context == 20
-    lengths = [len(s.ids) for s in lm.generate(model, prompts_of(1, 48, 7, 12, 19), 10)]
+    lengths = [len(s.ids) for s in lm.generate(model, [[3] * n for n in (7, 12, 19)], 10)]
     assert lengths == [10, 8, 1]
     with pytest.raises(DataError, match="a prompt has 20 tokens.* context of 20"):
-        lm.generate(model, prompts_of(1, 48, 3, 20), 10)
+        lm.generate(model, [[3] * 4, [3] * 20], 10)
     edit_json(folder / "config.json", max_position_embeddings=None)
     assert lm.ModelConfig.read(folder).context is None
-    assert lm.generate(lm.load_pretrained(folder), prompts_of(1, 48, 40), 3)[0].end is None
+    assert lm.generate(lm.load_pretrained(folder), [[3] * 40], 3)[0].end is None
 
 
 @pytest.fixture
