@@ -19,18 +19,21 @@ Shape letters used in the comments:
     H attention heads    K key/value heads     E size of a head   M scored tokens     N sequences
 """
 
+import datetime
+import functools
 import hashlib
 import json
 import math
 import os
 import re
+import secrets
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
 import jinja2
+import jinja2.ext
 import jinja2.sandbox
 import tokenizers
 import torch
@@ -685,23 +688,35 @@ def merge_lora(model):
 # Tokeniser
 
 class Tokenizer:
-    """A checkpoint's tokenizer.json, and its chat template where it has one."""
+    """A checkpoint's tokenizer.json, and its chat template where it has one; of an adapter, those
+    in its own folder before those of its base model.
+
+    Special tokens that a text spells (`</s>`, `<think>`) are text: only a template's own count."""
 
     def __init__(self, name):
-        self.folder = base_folder(name)
-        path = self.folder / "tokenizer.json"
+        base = base_folder(name)
+        self.folders = tuple(dict.fromkeys((local_folder(name), base)))
+        path = self.file("tokenizer.json")
+        self.folder = path.parent
         read_json(path)                                    # a clear error where it is missing
-        try:
-            self.core = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:                         # the library raises bare Exception
-            raise DataError(f"{path}: not a tokenizer ({error})") from None
-        settings = self.folder / "tokenizer_config.json"
+        self.core = read_tokenizer(path, path.read_text(encoding="utf-8"))
+        self.control = [token.content for token in self.core.get_added_tokens_decoder().values()
+                        if token.special or re.fullmatch(r"[<\[].+[>\]]", token.content)]
+        self.spelt = re.compile("|".join(
+            map(re.escape, sorted(self.control, key=len, reverse=True))) or "(?!)")
+        settings = self.file("tokenizer_config.json")
         self.settings = read_json(settings) if settings.exists() else {}
-        self.template = chat_template(self.folder, self.settings)
+        self.source = template_source(self.folders)
+        self.template = chat_template(self.folder, self.source) if self.source else None
         self.end, self.context = 0, None                   # where there is no model yet
-        if (self.folder / "config.json").exists():
-            config = ModelConfig.read(self.folder)
+        if (base / "config.json").exists():
+            config = ModelConfig.read(base)
             self.end, self.context = self.end_token(config), config.context
+
+    def file(self, name):
+        """The path of a file, in the first of the folders that has it."""
+        return next((f / name for f in self.folders if (f / name).exists()),
+                    self.folders[-1] / name)
 
     def end_token(self, config):
         """The id that ends an answer: the tokeniser's own eos_token, if the model stops at it."""
@@ -717,25 +732,55 @@ class Tokenizer:
 
     def special(self, name):
         """The text of a special token such as bos_token, empty where there is none."""
-        token = self.settings.get(name) or ""
-        return token["content"] if isinstance(token, dict) else token
+        token = self.settings.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        return token if isinstance(token, str) else ""
 
-    def encode(self, text):
-        return self.core.encode(text, add_special_tokens=False).ids
+    @functools.cached_property
+    def guarded(self):
+        """The same tokeniser, but its special tokens go by secret names, which no text spells."""
+        path = self.file("tokenizer.json")
+        text = json.dumps(read_json(path), ensure_ascii=False)
+        for token, name in self.secret.items():            # wherever the file names it
+            text = text.replace(json.dumps(token, ensure_ascii=False), json.dumps(name))
+        return read_tokenizer(path, text)
 
-    def encode_all(self, texts):
-        return [e.ids for e in self.core.encode_batch(texts, add_special_tokens=False)]
+    @functools.cached_property
+    def secret(self):
+        """The secret name of each special token."""
+        nonce = secrets.token_hex(8)
+        return {token: f"<{nonce}/{i}>" for i, token in enumerate(self.control)}
+
+    def encode(self, text, special=False):
+        """Token ids of a text.  special: with those that the tokeniser puts before every text."""
+        core = self.guarded if self.spelt.search(text) else self.core
+        encoding = core.encode(text, add_special_tokens=special)
+        behind = [0, *encoding.special_tokens_mask][::-1].index(0)        # no end behind a prompt
+        return encoding.ids[:len(encoding.ids) - behind]
 
     def prompt(self, text):
         """The ids that ask for a continuation of `text`: as a chat turn where the checkpoint has a
         template, else as plain text."""
         if self.template is None:
-            return self.core.encode(text).ids              # with the bos the checkpoint wants
+            return self.encode(text, special=True)
+        if not self.spelt.search(text):
+            return self.core.encode(self.render(text), add_special_tokens=False).ids
+        shown = {name.replace("/", "?"): token for token, name in self.secret.items()}
+        hidden = {token: name for name, token in shown.items()}
+        chat = self.render(self.spelt.sub(lambda match: hidden[match[0]], text))
+        chat = self.spelt.sub(lambda match: self.secret[match[0]], chat)  # the template's own
+        for name, token in shown.items():
+            chat = chat.replace(name, token)
+        return self.guarded.encode(chat, add_special_tokens=False).ids
+
+    def render(self, text):
+        """The checkpoint's chat template around one turn of the user."""
+        tokens = {name: self.special(name) for name in self.settings if self.special(name)
+                  and name.endswith("_token")}
         try:
-            return self.encode(self.template.render(
-                messages=[{"role": "user", "content": text}], add_generation_prompt=True,
-                bos_token=self.special("bos_token"), eos_token=self.special("eos_token")))
-        except jinja2.TemplateError as error:
+            return self.template.render(messages=[{"role": "user", "content": text}], tools=None,
+                                        documents=None, add_generation_prompt=True, **tokens)
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
             raise DataError(f"{self.folder}: the chat template fails ({error})") from None
 
     def decode(self, ids):
@@ -743,28 +788,71 @@ class Tokenizer:
 
     def save(self, folder):
         """Copy what makes the tokeniser: training it anew would give other ids."""
+        if Path(folder).resolve() in [own.resolve() for own in self.folders]:
+            return
         for name in TOKENIZER_FILES:
-            if (self.folder / name).exists() and self.folder.resolve() != Path(folder).resolve():
-                shutil.copyfile(self.folder / name, Path(folder) / name)
+            if (path := self.file(name)).exists():
+                shutil.copyfile(path, Path(folder) / name)
+        if self.source:                                    # the one in use, before all others
+            (Path(folder) / "chat_template.jinja").write_text(self.source, encoding="utf-8")
 
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json",
-                   "special_tokens_map.json", "generation_config.json", "merges.txt")
+def read_tokenizer(path, text):
+    """The tokeniser of a tokenizer.json's text, which neither cuts off nor pads."""
+    try:
+        core = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:                             # the library raises bare Exception
+        raise DataError(f"{path}: not a tokenizer ({error})") from None
+    core.no_truncation()
+    core.no_padding()
+    return core
 
 
-def chat_template(folder, settings):
-    """The checkpoint's own jinja template, or None.  It is somebody else's code: sandboxed."""
-    path = folder / "chat_template.jinja"
-    source = path.read_text(encoding="utf-8") if path.exists() else settings.get("chat_template")
-    if isinstance(source, list):                           # several, by name
-        source = {entry["name"]: entry["template"] for entry in source}.get("default")
-    if not source:
-        return None
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+                   "special_tokens_map.json", "generation_config.json")
+
+
+def template_source(folders):
+    """The text of the chat template: of the first folder that has one, or a whole tokeniser."""
+    for folder in folders:
+        path, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+        if path.exists():
+            return path.read_text(encoding="utf-8")
+        source = read_json(settings).get("chat_template") if settings.exists() else None
+        if isinstance(source, list):                       # several, by name
+            source = next((entry.get("template") for entry in source if isinstance(entry, dict)
+                           and entry.get("name") == "default"), 0)
+        if source is not None and not isinstance(source, str):
+            raise DataError(f"{settings}: chat_template is neither a text nor has one named default")
+        if source or settings.exists() and (folder / "tokenizer.json").exists():
+            return source
+
+
+class Generation(jinja2.ext.Extension):
+    """{% generation %} ... {% endgeneration %}, which marks what an assistant says: plain text."""
+    tags = {"generation"}
+
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        return jinja2.nodes.Scope(body).set_lineno(line)
+
+
+def to_json(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
+                      sort_keys=sort_keys)
+
+
+TODAY = datetime.datetime(2024, 7, 26)     # in templates that ask for the date: Llama 3.1's default
+
+
+def chat_template(folder, source):
+    """The checkpoint's own jinja template.  It is somebody else's code: sandboxed."""
     # The settings and functions that templates are written for, those of transformers.
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.globals.update(raise_exception=refuse_turn,
-                               strftime_now=lambda form: time.strftime(form))
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
+    environment.filters["tojson"] = to_json
+    environment.globals.update(raise_exception=refuse_turn, strftime_now=TODAY.strftime)
     try:
         return environment.from_string(source)
     except jinja2.TemplateError as error:
