@@ -19,18 +19,21 @@ Shape letters used in the comments:
     H attention heads    K key/value heads     E size of a head   M scored tokens     N sequences
 """
 
+import datetime
+import functools
 import hashlib
 import json
 import math
 import os
 import re
+import secrets
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
 import jinja2
+import jinja2.ext
 import jinja2.sandbox
 import tokenizers
 import torch
@@ -72,6 +75,7 @@ class ModelConfig:
     qk_norm: bool
     windows: tuple                # of each layer: how many keys a query sees, 0 = all before it
     eos: tuple                    # every token id that ends an answer
+    context: int | None           # how many tokens the model was made for, None if it is not said
     raw: dict                     # config.json as it was read: what is saved
 
     @staticmethod
@@ -104,6 +108,9 @@ class ModelConfig:
         for name, size in zip(SIZES, sizes):
             if not isinstance(size, int) or size < 1:
                 raise DataError(f"{name} is {size}, not a positive number")
+        context = raw.get("max_position_embeddings")       # with what scaling adds to it
+        if context is not None and (not isinstance(context, int) or context < 1):
+            raise DataError(f"max_position_embeddings is {context}, not a positive number")
         D, layers, heads = sizes[1], *sizes[3:]
         kv_heads = raw.get("num_key_value_heads") or heads
         if not isinstance(kv_heads, int) or heads % kv_heads:
@@ -115,7 +122,7 @@ class ModelConfig:
             raw.get("rms_norm_eps", 1e-6), rope_settings(raw),
             raw.get("tie_word_embeddings", False), bias or kind == "qwen2", bias, kind == "qwen3",
             windows(raw, kind, layers),
-            tuple(dict.fromkeys(end_tokens(raw) + end_tokens(generation))), raw)
+            tuple(dict.fromkeys(end_tokens(raw) + end_tokens(generation))), context, raw)
 
     def to_json(self):
         """The config.json of this model, readable by transformers."""
@@ -681,28 +688,38 @@ def merge_lora(model):
 # Tokeniser
 
 class Tokenizer:
-    """A checkpoint's tokenizer.json, and its chat template where it has one."""
+    """A checkpoint's tokenizer.json, and its chat template where it has one; of an adapter, those
+    in its own folder before those of its base model.
+
+    Special tokens that a text spells (`</s>`, `<think>`) are text: only a template's own count."""
 
     def __init__(self, name):
-        self.folder = base_folder(name)
-        path = self.folder / "tokenizer.json"
+        base = base_folder(name)
+        self.folders = tuple(dict.fromkeys((local_folder(name), base)))
+        path = self.file("tokenizer.json")
+        self.folder = path.parent
         read_json(path)                                    # a clear error where it is missing
-        try:
-            self.core = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:                         # the library raises bare Exception
-            raise DataError(f"{path}: not a tokenizer ({error})") from None
-        settings = self.folder / "tokenizer_config.json"
+        self.core = read_tokenizer(path, path.read_text(encoding="utf-8"))
+        self.control = [token.content for token in self.core.get_added_tokens_decoder().values()
+                        if token.special or re.fullmatch(r"[<\[].+[>\]]", token.content)]
+        self.spelt = re.compile("|".join(
+            map(re.escape, sorted(self.control, key=len, reverse=True))) or "(?!)")
+        settings = self.file("tokenizer_config.json")
         self.settings = read_json(settings) if settings.exists() else {}
-        self.template = chat_template(self.folder, self.settings)
-        self.end = self.end_token()
-        config = self.folder / "config.json"
-        self.context = (read_json(config) if config.exists() else {}).get("max_position_embeddings")
+        self.source = template_source(self.folders)
+        self.template = chat_template(self.folder, self.source) if self.source else None
+        self.end, self.context = 0, None                   # where there is no model yet
+        if (base / "config.json").exists():
+            config = ModelConfig.read(base)
+            self.end, self.context = self.end_token(config), config.context
 
-    def end_token(self):
+    def file(self, name):
+        """The path of a file, in the first of the folders that has it."""
+        return next((f / name for f in self.folders if (f / name).exists()),
+                    self.folders[-1] / name)
+
+    def end_token(self, config):
         """The id that ends an answer: the tokeniser's own eos_token, if the model stops at it."""
-        if not (self.folder / "config.json").exists():
-            return 0
-        config = ModelConfig.read(self.folder)
         largest = max(self.core.get_vocab().values())
         if largest >= config.vocab_size:
             raise DataError(f"{self.folder}: tokenizer.json has token {largest}, config.json says "
@@ -715,25 +732,55 @@ class Tokenizer:
 
     def special(self, name):
         """The text of a special token such as bos_token, empty where there is none."""
-        token = self.settings.get(name) or ""
-        return token["content"] if isinstance(token, dict) else token
+        token = self.settings.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        return token if isinstance(token, str) else ""
 
-    def encode(self, text):
-        return self.core.encode(text, add_special_tokens=False).ids
+    @functools.cached_property
+    def guarded(self):
+        """The same tokeniser, but its special tokens go by secret names, which no text spells."""
+        path = self.file("tokenizer.json")
+        text = json.dumps(read_json(path), ensure_ascii=False)
+        for token, name in self.secret.items():            # wherever the file names it
+            text = text.replace(json.dumps(token, ensure_ascii=False), json.dumps(name))
+        return read_tokenizer(path, text)
 
-    def encode_all(self, texts):
-        return [e.ids for e in self.core.encode_batch(texts, add_special_tokens=False)]
+    @functools.cached_property
+    def secret(self):
+        """The secret name of each special token."""
+        nonce = secrets.token_hex(8)
+        return {token: f"<{nonce}/{i}>" for i, token in enumerate(self.control)}
+
+    def encode(self, text, special=False):
+        """Token ids of a text.  special: with those that the tokeniser puts before every text."""
+        core = self.guarded if self.spelt.search(text) else self.core
+        encoding = core.encode(text, add_special_tokens=special)
+        behind = [0, *encoding.special_tokens_mask][::-1].index(0)        # no end behind a prompt
+        return encoding.ids[:len(encoding.ids) - behind]
 
     def prompt(self, text):
         """The ids that ask for a continuation of `text`: as a chat turn where the checkpoint has a
         template, else as plain text."""
         if self.template is None:
-            return self.core.encode(text).ids              # with the bos the checkpoint wants
+            return self.encode(text, special=True)
+        if not self.spelt.search(text):
+            return self.core.encode(self.render(text), add_special_tokens=False).ids
+        shown = {name.replace("/", "?"): token for token, name in self.secret.items()}
+        hidden = {token: name for name, token in shown.items()}
+        chat = self.render(self.spelt.sub(lambda match: hidden[match[0]], text))
+        chat = self.spelt.sub(lambda match: self.secret[match[0]], chat)  # the template's own
+        for name, token in shown.items():
+            chat = chat.replace(name, token)
+        return self.guarded.encode(chat, add_special_tokens=False).ids
+
+    def render(self, text):
+        """The checkpoint's chat template around one turn of the user."""
+        tokens = {name: self.special(name) for name in self.settings if self.special(name)
+                  and name.endswith("_token")}
         try:
-            return self.encode(self.template.render(
-                messages=[{"role": "user", "content": text}], add_generation_prompt=True,
-                bos_token=self.special("bos_token"), eos_token=self.special("eos_token")))
-        except jinja2.TemplateError as error:
+            return self.template.render(messages=[{"role": "user", "content": text}], tools=None,
+                                        documents=None, add_generation_prompt=True, **tokens)
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
             raise DataError(f"{self.folder}: the chat template fails ({error})") from None
 
     def decode(self, ids):
@@ -741,28 +788,71 @@ class Tokenizer:
 
     def save(self, folder):
         """Copy what makes the tokeniser: training it anew would give other ids."""
+        if Path(folder).resolve() in [own.resolve() for own in self.folders]:
+            return
         for name in TOKENIZER_FILES:
-            if (self.folder / name).exists() and self.folder.resolve() != Path(folder).resolve():
-                shutil.copyfile(self.folder / name, Path(folder) / name)
+            if (path := self.file(name)).exists():
+                shutil.copyfile(path, Path(folder) / name)
+        if self.source:                                    # the one in use, before all others
+            (Path(folder) / "chat_template.jinja").write_text(self.source, encoding="utf-8")
 
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json",
-                   "special_tokens_map.json", "generation_config.json", "merges.txt")
+def read_tokenizer(path, text):
+    """The tokeniser of a tokenizer.json's text, which neither cuts off nor pads."""
+    try:
+        core = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:                             # the library raises bare Exception
+        raise DataError(f"{path}: not a tokenizer ({error})") from None
+    core.no_truncation()
+    core.no_padding()
+    return core
 
 
-def chat_template(folder, settings):
-    """The checkpoint's own jinja template, or None.  It is somebody else's code: sandboxed."""
-    path = folder / "chat_template.jinja"
-    source = path.read_text(encoding="utf-8") if path.exists() else settings.get("chat_template")
-    if isinstance(source, list):                           # several, by name
-        source = {entry["name"]: entry["template"] for entry in source}.get("default")
-    if not source:
-        return None
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+                   "special_tokens_map.json", "generation_config.json")
+
+
+def template_source(folders):
+    """The text of the chat template: of the first folder that has one, or a whole tokeniser."""
+    for folder in folders:
+        path, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+        if path.exists():
+            return path.read_text(encoding="utf-8")
+        source = read_json(settings).get("chat_template") if settings.exists() else None
+        if isinstance(source, list):                       # several, by name
+            source = next((entry.get("template") for entry in source if isinstance(entry, dict)
+                           and entry.get("name") == "default"), 0)
+        if source is not None and not isinstance(source, str):
+            raise DataError(f"{settings}: chat_template is neither a text nor has one named default")
+        if source or settings.exists() and (folder / "tokenizer.json").exists():
+            return source
+
+
+class Generation(jinja2.ext.Extension):
+    """{% generation %} ... {% endgeneration %}, which marks what an assistant says: plain text."""
+    tags = {"generation"}
+
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        return jinja2.nodes.Scope(body).set_lineno(line)
+
+
+def to_json(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
+                      sort_keys=sort_keys)
+
+
+TODAY = datetime.datetime(2024, 7, 26)     # in templates that ask for the date: Llama 3.1's default
+
+
+def chat_template(folder, source):
+    """The checkpoint's own jinja template.  It is somebody else's code: sandboxed."""
     # The settings and functions that templates are written for, those of transformers.
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.globals.update(raise_exception=refuse_turn,
-                               strftime_now=lambda form: time.strftime(form))
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
+    environment.filters["tojson"] = to_json
+    environment.globals.update(raise_exception=refuse_turn, strftime_now=TODAY.strftime)
     try:
         return environment.from_string(source)
     except jinja2.TemplateError as error:
@@ -990,9 +1080,13 @@ def fast_bf16(device):
 
 @dataclass
 class Sample:
-    """One answer: its token ids without the end token, and whether it ended by itself."""
+    """One answer: its token ids, and the end token that came behind them; None if cut off."""
     ids: list
-    finished: bool
+    end: int | None = None
+
+    @property
+    def finished(self):
+        return self.end is not None
 
 
 class KVCache:
@@ -1101,6 +1195,7 @@ class Row:
     """A row in the making: its Sample, and how many positions of its slot are filled."""
     sample: Sample
     length: int
+    most: int                     # tokens that the answer may have
 
 
 LOOK = {"cuda": 8}            # how many tokens are decoded before the host looks which rows ended
@@ -1112,11 +1207,16 @@ def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, slots=64
 
     Rows keep their own lengths (no left padding) and lie in the first slots: where one ends, the
     last takes its slot; when a quarter is free, new prompts are read.  Greedy at temperature 0.
-    The same seed gives the same samples.  progress(rows ended) is called as rows end."""
-    samples = [Sample([], False) for _ in prompts for _ in range(n)]
+    The same seed gives the same samples.  progress(rows ended) is called as rows end.  An answer is
+    cut off where the model's context ends; DataError where a prompt leaves no room for one."""
+    context, longest = model.config.context or math.inf, max(map(len, prompts), default=0)
+    if longest >= context:
+        raise DataError(f"a prompt has {longest} tokens, which leaves no room for an answer in the "
+                        f"model's context of {context} (max_position_embeddings)")
+    samples = [Sample([]) for _ in prompts for _ in range(n)]
     jobs = sorted(((prompts[i // n], i) for i in range(len(samples))), reverse=True)
     slots, look = min(slots, len(jobs)), LOOK.get(model.device.type, 1)
-    capacity = max(map(len, prompts), default=0) + max_new + look
+    capacity = longest + max_new + look
     cache, trunk = KVCache(model, slots, capacity), Trunk(model, capacity)
     generator = torch.Generator(model.device).manual_seed(seed)
     rows, eos = [], set(model.config.eos)
@@ -1126,14 +1226,15 @@ def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, slots=64
         if jobs and (slots - first) * 4 >= slots:
             taken = [jobs.pop() for _ in range(min(slots - first, len(jobs)))]
             order, logits = prefill(cache, trunk, first, [ids for ids, _ in taken])
-            rows += [Row(samples[taken[i][1]], len(taken[i][0])) for i in order]
+            rows += [Row(samples[job], len(ids), min(max_new, context - len(ids)))
+                     for ids, job in map(taken.__getitem__, order)]
             tokens = draw(logits, temperature, generator)[:, None]
             last = torch.cat([last, tokens[:, -1]])
         else:
             first, tokens = 0, decode(cache, rows, last, look, temperature, generator)
             last = tokens[:, -1]
         ended = [i for i, new in enumerate(tokens.tolist(), first)
-                 if extend(rows[i].sample, new, eos, max_new)]
+                 if extend(rows[i], new, eos)]
         if ended:
             last = last[close_ranks(cache, rows, ended)]
         if ended and progress:
@@ -1175,13 +1276,14 @@ def decode(cache, rows, last, steps, temperature, generator):
     return torch.stack(tokens, 1)
 
 
-def extend(sample, tokens, eos, max_new):
-    """Append new tokens to a sample; whether it has ended."""
+def extend(row, tokens, eos):
+    """Append new tokens to a row's sample; whether it has ended."""
     for token in tokens:
-        sample.finished = token in eos
-        if not sample.finished:
-            sample.ids.append(token)
-        if sample.finished or len(sample.ids) == max_new:
+        if token in eos:
+            row.sample.end = token
+            return True
+        row.sample.ids.append(token)
+        if len(row.sample.ids) >= row.most:
             return True
     return False
 

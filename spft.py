@@ -243,7 +243,7 @@ def sequence(tokenizer, prompt, answer):
     ids = tokenizer.prompt(prompt)
     if isinstance(answer, str):
         return ids + tokenizer.encode(answer) + [tokenizer.end], len(ids)
-    return ids + answer.ids + [tokenizer.end] * answer.finished, len(ids)
+    return ids + answer.ids + [answer.end] * answer.finished, len(ids)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1149,7 +1149,7 @@ def play(cfg, task, run, main, opponent, rng):
           f"{errors(rows)}")
     if cfg.loss == "spin":
         R = torch.ones_like(R)                                  # SPIN pushes every sample down
-    games = [Item(e.db_id, (task.to_sql(e), task.to_sql(e, lm.Sample(row["ids"], row["finished"]))),
+    games = [Item(e.db_id, (task.to_sql(e), task.to_sql(e, lm.Sample(row["ids"], row["end"]))),
                   R=r) for e, row, r in zip(examples, rows, R.tolist())]
     return opponent_logprobs(run, load_model(cfg, main.folder) if cfg.loss == "dpo" else model,
                              games)
@@ -1161,7 +1161,7 @@ def opponent_answers(cfg, task, run, model, examples, seed):
 
     def answers():
         samples = task.answer(model, prompts, "opponent", cfg.temperature, 1, seed)
-        return [{**row, "ids": s.ids, "finished": s.finished}
+        return [{**row, "ids": s.ids, "end": s.end}
                 for s, row in zip(samples, answer_rows(task, examples, samples))]
 
     return run.remembered("answers", [lm.digest(model), prompts, [e.query for e in examples],

@@ -172,7 +172,7 @@ def games(tokenizer):
     items = []
     for i, (question, gold) in enumerate(zip(QUESTIONS, GOLDS)):
         prompt = f"{SCHEMA * (1 + i % 2)}\nquestion: {question}\nsql:\n"
-        sample = Sample(tokenizer.encode("SELECT kind" + ", age" * i), finished=i < 5)
+        sample = Sample(tokenizer.encode("SELECT kind" + ", age" * i), tokenizer.end if i < 5 else None)
         items.append(Item(f"db{i % 2}", (spft.sequence(tokenizer, prompt, gold),
                                          spft.sequence(tokenizer, prompt, sample)), R=float(i % 2)))
     return items
@@ -312,9 +312,10 @@ def test_training_weighs_the_scored_tokens():
 def test_answer_tokens_and_one_end_are_scored(tokenizer):
     prompt, sql = f"{SCHEMA}\nquestion: how many\nsql:\n", "SELECT COUNT(*) FROM animal"
     answer, end = tokenizer.encode(sql), tokenizer.end
-    cut, ended = Sample(answer[:4], finished=False), Sample(answer[:4], finished=True)
+    cut, ended, other = (Sample(answer[:4], token) for token in (None, end, end + 7))
     for given, scored in ((sql, answer + [end]), (ended, answer[:4] + [end]), (cut, answer[:4]),
-                          (Sample([], finished=True), [end]), (Sample([], finished=False), [])):
+                          (other, answer[:4] + [end + 7]),        # the model may stop at several
+                          (Sample([], end), [end]), (Sample([]), [])):
         ids, n = spft.sequence(tokenizer, prompt, given)
         assert ids[:n] == tokenizer.prompt(prompt) and ids[n:] == scored
         assert lm.pack([[(ids, n)]]).target.tolist() == scored

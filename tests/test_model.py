@@ -364,16 +364,93 @@ def written(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", json.loads((GOLDENS / "prompts.json").read_text()))
-def test_chat_templates_render_as_in_transformers(name, written):
-    case = json.loads((GOLDENS / "prompts.json").read_text())[name]
+PROMPTS = json.loads((GOLDENS / "prompts.json").read_text())
+
+
+def prompter(name, folder):
+    """The golden's Tokenizer, in a folder with its template."""
+    case = PROMPTS[name]
+    core = lm.tokenizers.Tokenizer.from_file(str(GOLDENS / "tokenizer.json"))
+    core.add_special_tokens([t for t in (case["bos"], case["eos"], *case["special"]) if t])
+    core.add_tokens([lm.tokenizers.AddedToken(t, normalized=False) for t in case["more"]])
+    core.save(str(folder / "tokenizer.json"))
     template = (GOLDENS / "templates" / f"{name}.jinja").read_text()
-    tokenizer = lm.Tokenizer(written(bos_token=case["bos"], eos_token=case["eos"],
-                                     chat_template=template))
-    ids = tokenizer.prompt(case["text"])
-    assert tokenizer.core.decode(ids, skip_special_tokens=False) == case["expected"]
-    if case["bos"]:
-        assert ids.count(tokenizer.core.token_to_id(case["bos"])) == 1     # as one token, not spelt
+    (folder / "tokenizer_config.json").write_text(json.dumps({
+        "bos_token": case["bos"] or None, "eos_token": {"content": case["eos"]},
+        "unk_token": "<end>", "add_bos_token": True, "chat_template": template}))
+    return lm.Tokenizer(folder)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_chat_templates_give_the_text_and_ids_of_transformers(name, tmp_path):
+    tokenizer = prompter(name, tmp_path)
+    for turn in PROMPTS[name]["turns"]:
+        assert tokenizer.render(turn["text"]) == turn["expected"]
+        assert tokenizer.prompt(turn["text"]) == turn["ids"]
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_special_tokens_in_a_users_text_are_text(name, tmp_path):
+    """In prompts with a template and without, and in answers; a template's own stay special."""
+    tokenizer = prompter(name, tmp_path)
+    text = " ".join(tokenizer.control) + " '<end>' <<end>> </s><s>\n\n\n <|im_end|>"
+    assert len(tokenizer.control) > 12
+    special = {tokenizer.core.token_to_id(token) for token in tokenizer.control}
+    plain = tokenizer.encode(text)
+    assert tokenizer.decode(plain) == text and not special & set(plain)
+    ids, empty = tokenizer.prompt(text), tokenizer.prompt("x")
+    if name not in ("tojson", "loops"):                    # which do not show the text once, as is
+        assert tokenizer.core.decode(ids, skip_special_tokens=False) == tokenizer.render(text)
+        assert [t for t in ids if t in special] == [t for t in empty if t in special]
+    tokenizer.template = None
+    assert tokenizer.prompt(text) == plain
+
+
+def test_special_tokens_put_before_a_prompt_stay_behind_none_and_text_is_text(written):
+    folder = written(bos_token="<s>", eos_token="</s>")
+    core = lm.Tokenizer(folder).core
+    bos, eos = map(core.token_to_id, ("<s>", "</s>"))
+    core.post_processor = lm.tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", bos), ("</s>", eos)])
+    core.enable_truncation(5)
+    core.enable_padding(length=64)
+    core.save(str(folder / "tokenizer.json"))
+    tokenizer = lm.Tokenizer(folder)                       # neither cuts off nor pads
+    for text in ("how many singers, how many", "how many <s> </s>"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text and bos not in ids and eos not in ids
+        assert tokenizer.prompt(text) == [bos] + ids
+
+
+def test_strftime_now_is_a_date_that_stays(written):
+    folder = written(chat_template="{{ strftime_now('%d %b %Y') }}")
+    assert lm.Tokenizer(folder).render("") == "26 Jul 2024"
+
+
+def test_an_adapters_own_tokeniser_and_template_come_first(written, tmp_path_factory):
+    base = written(chat_template="base {{ messages[0].content }}", eos_token="<stop>")
+    folder = tmp_path_factory.mktemp("adapter")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    assert lm.Tokenizer(folder).render("x") == "base x"
+    (folder / "chat_template.jinja").write_text("own {{ messages[0].content }}")
+    assert lm.Tokenizer(folder).render("x") == "own x"     # its template, and the base's tokeniser
+    (folder / "chat_template.jinja").unlink()
+    core = lm.Tokenizer(base).core
+    core.add_special_tokens(["<new>"])
+    core.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "new {{ bos_token }}"}')
+    (base / "chat_template.jinja").write_text("newer base")
+    own = lm.Tokenizer(folder)
+    assert own.render("x") == "new " and own.core.token_to_id("<new>") == core.get_vocab_size() - 1
+    copy = tmp_path_factory.mktemp("copy")
+    own.save(copy)
+    assert lm.Tokenizer(copy).render("x") == "new "
+    assert lm.Tokenizer(copy).core.token_to_id("<new>") == own.core.token_to_id("<new>")
+    (folder / "tokenizer_config.json").write_text("{}")    # a whole tokeniser without a template
+    assert lm.Tokenizer(folder).template is None
+    edit_json(base / "config.json", vocab_size=core.get_vocab_size() - 1)
+    with pytest.raises(DataError, match="tokenizer.json has token .*, config.json says vocab_size"):
+        lm.Tokenizer(folder)
 
 
 def test_the_template_may_lie_in_a_file_of_its_own_or_be_one_of_several(written):
@@ -402,6 +479,9 @@ def test_without_a_template_the_prompt_is_plain_with_the_bos_of_the_tokeniser(wr
     ("{{ raise_exception('one turn only') }}", "the chat template fails .one turn only"),
     ("{% if %}", "the chat template does not parse"),
     ("{{ ''.__class__.__mro__ }}", "the chat template fails"),
+    ("{{ 1 + 'a' }}", "the chat template fails"),
+    ([{"name": "tool_use", "template": "x"}], "neither a text nor has one named default"),
+    ({"default": "x"}, "neither a text nor has one named default"),
 ])
 def test_a_template_that_fails_or_reaches_out_is_refused(template, message, written):
     with pytest.raises(DataError, match=message):
@@ -747,9 +827,9 @@ def plain_greedy(model, prompt, max_new):
     while len(ids) < len(prompt) + max_new:
         token = int(all_logits(model, [ids])[0][-1].argmax())
         if token in model.config.eos:
-            return lm.Sample(ids[len(prompt):], True)
+            return lm.Sample(ids[len(prompt):], token)
         ids.append(token)
-    return lm.Sample(ids[len(prompt):], False)
+    return lm.Sample(ids[len(prompt):])
 
 
 @pytest.mark.parametrize("name", ["qwen2-window", "qwen3-tied", "llama3", "mistral"])
@@ -765,6 +845,21 @@ def test_batched_greedy_equals_one_by_one(name, monkeypatch):
     monkeypatch.setitem(lm.LOOK, "cpu", 5)                 # rows go on behind their end, unseen
     assert lm.generate(model, prompts, 12, slots=4) == expected
     assert 0 < sum(s.finished for s in expected) < len(expected)
+
+
+def test_an_answer_ends_with_the_models_context_and_a_prompt_that_fills_it_is_refused(checkpoint):
+    folder = checkpoint("llama2")
+    edit_json(folder / "config.json", max_position_embeddings=20, eos_token_id=None)
+    edit_json(folder / "generation_config.json", eos_token_id=None)
+    model = lm.load_pretrained(folder)
+    assert model.config.context == 20
+    lengths = [len(s.ids) for s in lm.generate(model, [[3] * n for n in (7, 12, 19)], 10)]
+    assert lengths == [10, 8, 1]
+    with pytest.raises(DataError, match="a prompt has 20 tokens.* context of 20"):
+        lm.generate(model, [[3] * 4, [3] * 20], 10)
+    edit_json(folder / "config.json", max_position_embeddings=None)
+    assert lm.ModelConfig.read(folder).context is None
+    assert lm.generate(lm.load_pretrained(folder), [[3] * 40], 3)[0].end is None
 
 
 @pytest.fixture

@@ -580,7 +580,7 @@ def test_who_answers_and_who_is_the_reference(monkeypatch, loss, reference):
         train=[Example("zoo", "asked", "SELECT 1")],
         sql_prompt=lambda example, train: example.question,
         answer=lambda model, prompts, *rest: used.append((model, prompts)) or [
-            Sample([prompt], True) for prompt in prompts],
+            Sample([prompt], 0) for prompt in prompts],
         sql=lambda sample: sample.ids[0],
         verdicts=lambda examples, samples, split: [
             SimpleNamespace(correct=s.ids == ["made"], status="ok", error="") for s in samples],
@@ -606,6 +606,7 @@ def test_games_are_kept_with_what_a_person_wants_to_see(finished):
         assert row["question"] and row["gold"].startswith("SELECT")
         assert tokenizer.decode(row["ids"]).strip() == row["pred"]
         assert row["correct"] or row["error"] or row["status"] == "ok"
+        assert row["end"] in (tokenizer.end, None)
     share = sum(not row["correct"] for row in games) / len(games)
     assert share == pytest.approx(candidate(finished.out, "selfplay-1")["metrics"]["R = 1"])
     assert [len(pair) for pair in logps] == [2] * len(games)
@@ -1044,7 +1045,7 @@ def test_bird_is_scored_by_its_own_rules_inside_a_run(world, tokenizer, tmp_path
     (data / "train.json").write_text("[]")
     (data / "dev.json").write_text(json.dumps(
         [{"db_id": "zoo", "question": "kinds", "SQL": "SELECT DISTINCT kind FROM animal"}]))
-    answer = Sample(tokenizer.encode("SELECT kind FROM animal"), True)
+    answer = Sample(tokenizer.encode("SELECT kind FROM animal"), tokenizer.end)
     with Verifier(1) as verifier:
         task = spft.Task(Config(data=str(data)), tokenizer, verifier)
         rows = spft.answer_rows(task, task.test, [answer], "test")
@@ -1360,7 +1361,7 @@ def test_the_likeliest_question_that_names_all_values_is_kept(capsys, monkeypatc
     task = SimpleNamespace(
         question_prompt=lambda example: "?",
         answer=lambda model, prompts, name, temperature, n, seed: [
-            Sample(text, finished) for text, finished in drawn],
+            Sample(text, 0 if finished else None) for text, finished in drawn],
         text=lambda sample: sample.ids, to_sql=lambda example: (example.question, 0))
     monkeypatch.setattr(spft, "with_logprobs", lambda model, items, name: [
         spft.replace(item, opponent=tuple(-len(question) for question, _ in item.sequences))

@@ -77,17 +77,16 @@ def _without_tail(sql):
 
 
 def one_line(sql):
-    """The query on one line: white space outside quotes becomes a space, comments go. A line end
-    inside a literal is written with char(10), which means the same; one inside a quoted name, a
-    space."""
+    """The query on one line: white space outside quotes becomes a space, comments go. A line end or
+    tab inside a literal is written with char(), which means the same; in a quoted name, a space."""
     parts = []
     for match in PIECE.finditer(sql):
         text = " " if match.lastgroup in ("space", "comment") else match[0]
-        if text[0] == "'" and re.search(r"[\r\n]", text):
-            text = "(" + re.sub(r"[\r\n]", lambda end: f"' || char({ord(end[0])}) || '", text) + ")"
+        if text[0] == "'" and re.search(r"[\r\n\t]", text):
+            text = "(" + re.sub(r"[\r\n\t]", lambda end: f"' || char({ord(end[0])}) || '", text) + ")"
         if text != " " or parts[-1:] != [" "]:
             parts.append(text)
-    return re.sub(r"[\r\n]", " ", "".join(parts)).strip()
+    return re.sub(r"[\r\n\t]", " ", "".join(parts)).strip()
 
 
 # ---------------------------------------------------------------------------------------------

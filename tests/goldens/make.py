@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import peft
@@ -59,10 +60,19 @@ ADAPTERS = {
     "qwen3-tied": dict(r=3, lora_alpha=6, target_modules=r".*layers\.1\..*(k|o|gate)_proj"),
 }
 
-# bos and eos of each of templates/*.jinja, which are in the manner of these checkpoints' own
+# bos and eos of each of templates/*.jinja, which are in the manner of these checkpoints' own, and
+# the other tokens that are more than text; those of MORE are no special ones
 TEMPLATES = {"llama3": ("<|begin_of_text|>", "<|eot_id|>"), "qwen2.5": ("", "<|im_end|>"),
-             "deepseek-coder": ("<bos>", "<|EOT|>"), "mistral": ("<s>", "</s>")}
-TEXT = "singer(singer_id number key, name text)\nquestion: How many singers are there?\nsql:\n"
+             "deepseek-coder": ("<bos>", "<|EOT|>"), "mistral": ("<s>", "</s>"),
+             "llama2": ("<s>", "</s>"), "llama3.2": ("<|begin_of_text|>", "<|eot_id|>"),
+             "gemma": ("<bos>", "<eos>"), "phi3": ("<s>", "<|endoftext|>"), "zephyr": ("", "</s>"),
+             "qwen3": ("", "<|im_end|>"), "smollm2": ("<|im_start|>", "<|im_end|>"),
+             "generation": ("<s>", "</s>"), "tojson": ("<s>", "</s>"), "loops": ("", "</s>")}
+SPECIAL = ("<|start_header_id|>", "<|end_header_id|>", "<|im_start|>", "<|user|>", "<|assistant|>",
+           "<|end|>", "<start_of_turn>", "<end_of_turn>")
+MORE = ("<think>", "</think>", "<tool_call>", "\n\n\n", "\u00fc")
+TEXTS = ("singer(singer_id number key, name text)\nquestion: How many singers are there?\nsql:\n",
+         "  \u00fcber <b>'Zo\u00eb' & \"\u4e2d\u6587\"</b>?\n\n\n\t x < 3 AND y <> '[a]' {{ bos_token }} \n ")
 
 
 def randomise(model, seed):
@@ -139,16 +149,25 @@ def make_adapter(name, seed):
 
 
 def make_prompts():
-    """prompts.json: the text that transformers renders from each template."""
-    made, turn = {}, [{"role": "user", "content": TEXT}]
+    """prompts.json: what transformers renders from each template, and the ids; tokenizer.json."""
+    made = {}
+    transformers.utils.chat_template_utils.datetime = types.SimpleNamespace(now=lambda: lm.TODAY)
+    with tempfile.TemporaryDirectory() as folder:
+        lm.train_tokenizer(TEXTS, 320, folder).core.save(str(HERE / "tokenizer.json"), pretty=False)
     for name, (bos, eos) in TEMPLATES.items():
+        core = lm.tokenizers.Tokenizer.from_file(str(HERE / "tokenizer.json"))
+        core.add_special_tokens([token for token in (bos, eos, *SPECIAL) if token])
+        core.add_tokens([lm.tokenizers.AddedToken(token, normalized=False) for token in MORE])
         tokenizer = transformers.PreTrainedTokenizerFast(
-            tokenizer_object=lm.tokenizers.Tokenizer(lm.tokenizers.models.BPE()),
-            bos_token=bos or None, eos_token=eos,
+            tokenizer_object=core, bos_token=bos or None, eos_token=eos, unk_token="<end>",
             chat_template=(HERE / "templates" / f"{name}.jinja").read_text())
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        made[name] = {"bos": bos, "eos": eos, "text": TEXT, "expected": text}
-    (HERE / "prompts.json").write_text(json.dumps(made, indent=1) + "\n")
+        made[name] = {"bos": bos, "eos": eos, "special": SPECIAL, "more": MORE, "turns": [
+            {"text": text, "expected": tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True),
+             "ids": tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], add_generation_prompt=True)["input_ids"]}
+            for text in TEXTS]}
+    (HERE / "prompts.json").write_text(json.dumps(made) + "\n")
 
 
 def check(name):
