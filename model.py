@@ -115,14 +115,16 @@ class ModelConfig:
         kv_heads = raw.get("num_key_value_heads") or heads
         if not isinstance(kv_heads, int) or heads % kv_heads:
             raise DataError(f"num_key_value_heads is {kv_heads}, no divisor of {heads} heads")
+        head_dim, eps = raw.get("head_dim") or D // heads, raw.get("rms_norm_eps", 1e-6)
+        if not isinstance(head_dim, int) or not isinstance(eps, (int, float)):
+            raise DataError(f"head_dim is {head_dim} and rms_norm_eps {eps}: not numbers")
         kind = raw["architectures"][0].removesuffix("ForCausalLM").lower()
         bias = bool(raw.get("attention_bias")) and kind in ("llama", "qwen3")
         return ModelConfig(
-            *sizes, kv_heads, raw.get("head_dim") or D // heads,
-            raw.get("rms_norm_eps", 1e-6), rope_settings(raw),
+            *sizes, kv_heads, head_dim, eps, rope_settings(raw),
             raw.get("tie_word_embeddings", False), bias or kind == "qwen2", bias, kind == "qwen3",
             windows(raw, kind, layers),
-            tuple(dict.fromkeys(end_tokens(raw) + end_tokens(generation))), context, raw)
+            end_tokens(raw, generation), context, raw)
 
     def to_json(self):
         """The config.json of this model, readable by transformers."""
@@ -145,8 +147,10 @@ def refuse_unsupported(raw):
 def rope_settings(raw):
     """The rotary settings of a config.json: rope_parameters, or the older rope_theta and
     rope_scaling."""
-    rope = {"rope_theta": raw.get("rope_theta") or 10000.0,
-            **(raw.get("rope_parameters") or raw.get("rope_scaling") or {})}
+    scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(scaling, dict):
+        raise DataError(f"the rope settings are {scaling}, not an object")
+    rope = {"rope_theta": raw.get("rope_theta") or 10000.0, **scaling}
     kind = rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
     needs = {"default": (), "linear": ("factor",),
              "llama3": ("factor", "low_freq_factor", "high_freq_factor",
@@ -174,13 +178,16 @@ def windows(raw, kind, layers):
     return tuple(window if t == "sliding_attention" else 0 for t in types)
 
 
-def end_tokens(raw):
-    """eos_token_id of a config as a tuple: it may be missing, a number or a list."""
-    eos = raw.get("eos_token_id")
-    tokens = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
-    if not all(isinstance(token, int) for token in tokens):
-        raise DataError(f"eos_token_id is {eos}, not a token's id or a list of them")
-    return tokens
+def end_tokens(raw, generation):
+    """eos_token_id of both configs as a tuple: it may be missing, a number or a list."""
+    tokens = {}
+    for eos in (raw.get("eos_token_id"), generation.get("eos_token_id")):
+        new = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        if not all(type(token) is int and 0 <= token < raw["vocab_size"] for token in new):
+            raise DataError(f"eos_token_id is {eos}, not a token's id or a list of them "
+                            f"(vocab_size {raw['vocab_size']})")
+        tokens.update(dict.fromkeys(new))
+    return tuple(tokens)
 
 
 def read_json(path):
@@ -780,7 +787,7 @@ class Tokenizer:
         try:
             return self.template.render(messages=[{"role": "user", "content": text}], tools=None,
                                         documents=None, add_generation_prompt=True, **tokens)
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
+        except Exception as error:                         # it is code, and may raise anything
             raise DataError(f"{self.folder}: the chat template fails ({error})") from None
 
     def decode(self, ids):
@@ -817,13 +824,16 @@ def template_source(folders):
     for folder in folders:
         path, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
         if path.exists():
-            return path.read_text(encoding="utf-8")
+            try:
+                return path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{path}: cannot be read ({error})") from None
         source = read_json(settings).get("chat_template") if settings.exists() else None
         if isinstance(source, list):                       # several, by name
             source = next((entry.get("template") for entry in source if isinstance(entry, dict)
                            and entry.get("name") == "default"), 0)
         if source is not None and not isinstance(source, str):
-            raise DataError(f"{settings}: chat_template is neither a text nor has one named default")
+            raise DataError(f"{settings}: chat_template is no text, nor has one named default")
         if source or settings.exists() and (folder / "tokenizer.json").exists():
             return source
 

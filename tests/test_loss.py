@@ -172,7 +172,8 @@ def games(tokenizer):
     items = []
     for i, (question, gold) in enumerate(zip(QUESTIONS, GOLDS)):
         prompt = f"{SCHEMA * (1 + i % 2)}\nquestion: {question}\nsql:\n"
-        sample = Sample(tokenizer.encode("SELECT kind" + ", age" * i), tokenizer.end if i < 5 else None)
+        sample = Sample(tokenizer.encode("SELECT kind" + ", age" * i),
+                        tokenizer.end if i < 5 else None)
         items.append(Item(f"db{i % 2}", (spft.sequence(tokenizer, prompt, gold),
                                          spft.sequence(tokenizer, prompt, sample)), R=float(i % 2)))
     return items

@@ -218,6 +218,13 @@ BROKEN = {
                                  change_config(num_key_value_heads=3)),
     "end token a word": ("qwen2", "eos_token_id is </s>, not a token's id",
                          change_config(eos_token_id="</s>")),
+    "end token outside": ("qwen2", r"eos_token_id is \[2, 48\], not a token's id .* .vocab_size 48",
+                          change_config(eos_token_id=[2, 48])),
+    "context of 0": ("qwen2", "max_position_embeddings is 0, not a positive number",
+                     change_config(max_position_embeddings=0)),
+    "rope a list": ("qwen2", "rope settings are .1., not an object",
+                    change_config(rope_parameters=[1])),
+    "head size a word": ("qwen2", "head_dim is 8d .*: not numbers", change_config(head_dim="8d")),
     "size a word": ("qwen2", "vocab_size is 48k, not a positive number",
                     change_config(vocab_size="48k")),
 }
@@ -422,6 +429,13 @@ def test_special_tokens_put_before_a_prompt_stay_behind_none_and_text_is_text(wr
         assert tokenizer.prompt(text) == [bos] + ids
 
 
+def test_a_template_file_that_is_not_text_is_refused(written):
+    folder = written()
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(DataError, match="chat_template.jinja: cannot be read"):
+        lm.Tokenizer(folder)
+
+
 def test_strftime_now_is_a_date_that_stays(written):
     folder = written(chat_template="{{ strftime_now('%d %b %Y') }}")
     assert lm.Tokenizer(folder).render("") == "26 Jul 2024"
@@ -480,8 +494,10 @@ def test_without_a_template_the_prompt_is_plain_with_the_bos_of_the_tokeniser(wr
     ("{% if %}", "the chat template does not parse"),
     ("{{ ''.__class__.__mro__ }}", "the chat template fails"),
     ("{{ 1 + 'a' }}", "the chat template fails"),
-    ([{"name": "tool_use", "template": "x"}], "neither a text nor has one named default"),
-    ({"default": "x"}, "neither a text nor has one named default"),
+    ("{{ 1 / 0 }}", "the chat template fails"),
+    ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "the chat template fails"),
+    ([{"name": "tool_use", "template": "x"}], "no text, nor has one named default"),
+    ({"default": "x"}, "no text, nor has one named default"),
 ])
 def test_a_template_that_fails_or_reaches_out_is_refused(template, message, written):
     with pytest.raises(DataError, match=message):
@@ -492,8 +508,9 @@ def test_the_end_token_is_the_tokenisers_own_if_the_model_stops_at_it(written):
     folder = written(eos_token="<stop>")
     own = lm.Tokenizer(folder).core.token_to_id("<stop>")
     assert lm.Tokenizer(folder).end == 0                   # the model does not stop at <stop>
-    edit_json(folder / "config.json", eos_token_id=[5, own])
-    assert lm.Tokenizer(folder).end == own
+    assert lm.Tokenizer(folder).context is None
+    edit_json(folder / "config.json", eos_token_id=[5, own], max_position_embeddings=77)
+    assert (lm.Tokenizer(folder).end, lm.Tokenizer(folder).context) == (own, 77)
     edit_json(folder / "tokenizer_config.json", eos_token={"content": "<stop>", "lstrip": False})
     assert lm.Tokenizer(folder).end == own
 

@@ -72,7 +72,8 @@ SPECIAL = ("<|start_header_id|>", "<|end_header_id|>", "<|im_start|>", "<|user|>
            "<|end|>", "<start_of_turn>", "<end_of_turn>")
 MORE = ("<think>", "</think>", "<tool_call>", "\n\n\n", "\u00fc")
 TEXTS = ("singer(singer_id number key, name text)\nquestion: How many singers are there?\nsql:\n",
-         "  \u00fcber <b>'Zo\u00eb' & \"\u4e2d\u6587\"</b>?\n\n\n\t x < 3 AND y <> '[a]' {{ bos_token }} \n ")
+         "  \u00fcber <b>'Zo\u00eb' & \"\u4e2d\u6587\"</b>?\n\n\n\t x < 3 AND y <> '[a]' "
+         "{{ bos_token }} \n ")
 
 
 def randomise(model, seed):
