@@ -449,6 +449,8 @@ def load_pretrained(name, device="cpu", dtype=torch.float32):
                 fill(model, key, tensor, dtype, wanted, shard)
     if wanted:
         raise DataError(f"{base}: tensor {sorted(wanted)[0]} is missing")
+    if not model.config.eos and (base / "tokenizer.json").exists():
+        model.config.eos = (Tokenizer(name).end,)          # else no answer would ever end
     return model if base == folder else load_adapter(model, folder)
 
 

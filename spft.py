@@ -1165,7 +1165,7 @@ def opponent_answers(cfg, task, run, model, examples, seed):
                 for s, row in zip(samples, answer_rows(task, examples, samples))]
 
     return run.remembered("answers", [lm.digest(model), prompts, [e.query for e in examples],
-                                      cfg.temperature, cfg.max_new, seed], answers)
+                                      cfg.temperature, cfg.max_new, seed, "end"], answers)
 
 
 def opponent_logprobs(run, model, games):

@@ -83,7 +83,8 @@ def one_line(sql):
     for match in PIECE.finditer(sql):
         text = " " if match.lastgroup in ("space", "comment") else match[0]
         if text[0] == "'" and re.search(r"[\r\n\t]", text):
-            text = "(" + re.sub(r"[\r\n\t]", lambda end: f"' || char({ord(end[0])}) || '", text) + ")"
+            text = re.sub(r"[\r\n\t]", lambda end: f"' || char({ord(end[0])}) || '", text)
+            text = f"({text})"
         if text != " " or parts[-1:] != [" "]:
             parts.append(text)
     return re.sub(r"[\r\n\t]", " ", "".join(parts)).strip()
