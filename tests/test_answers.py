@@ -38,6 +38,7 @@ WRAPPED = {
     "a code span": ("Run `SELECT a FROM t` to see.", "SELECT a FROM t"),
     "prose after a semicolon": ("SELECT a FROM t; This lists all.", "SELECT a FROM t"),
     "prose after a blank line": ("SELECT a FROM t\n\nThis query lists all.", "SELECT a FROM t"),
+    "a sentence like a query": ("Select the pet's name:\n```sql\nSELECT 1\n```", "SELECT 1"),
     "a sentence that selects": ("With this in mind, select names.\nSELECT b FROM t",
                                 "SELECT b FROM t"),
     "a common table": ("Sure:\nWITH x AS (SELECT 1) SELECT * FROM x;",

@@ -52,10 +52,11 @@ def sql_of_answer(text):
     text = text.strip()
     if not OPENING.match(text):
         text = THOUGHT.sub("", text).strip()
-        bodies = [m["body"].strip() for m in FENCE.finditer(text)]
-        found = [body for body in bodies if OPENING.match(body)] or [
-            m["sql"] for m in [start.search(text) for start in STARTS] if m][:1]
-        text = found[-1] if found and not OPENING.match(text) else text
+    bodies = [m["body"].strip() for m in FENCE.finditer(text)]
+    found = [body for body in bodies if OPENING.match(body)]
+    if not found and not OPENING.match(text):
+        found = [m["sql"] for m in [start.search(text) for start in STARTS] if m][:1]
+    text = found[-1] if found else text
     return _without_tail(text).strip() if OPENING.match(text) else text
 
 
