@@ -28,6 +28,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -346,7 +347,7 @@ class Transformer(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.fast = False             # train under bfloat16 autocast (see `fast_bf16`)
+        self.bf16_autocast = False             # train under bfloat16 autocast (see `fast_bf16`)
         self.recompute = False        # keep no activations inside layers: less memory, more time
         self.adapter = None           # PEFT's settings, where `add_lora` was here
         self.model = Decoder(config)
@@ -525,7 +526,7 @@ def shard(model, device):
     return model
 
 
-def whole(model, dtype=None):
+def gather_full_model(model, dtype=None):
     """A sharded model in one piece, in every process; another model as it is."""
     if not hasattr(model.head, "full_tensor"):
         return model
@@ -533,7 +534,7 @@ def whole(model, dtype=None):
         full = Transformer(model.config)
     full.load_state_dict({name: p.detach().full_tensor().to(dtype or p.dtype)
                           for name, p in model.named_parameters()}, assign=True)
-    full.fast = model.fast
+    full.bf16_autocast = model.bf16_autocast
     return full
 
 
@@ -555,6 +556,55 @@ def digest(model):
         total.update(name.encode())
         total.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
     return total.hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------
+# Many processes under torchrun
+
+RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def join_ranks(device):
+    """Meet the other processes.  The first alone speaks and writes."""
+    if RANKS > 1:
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+        if RANK:
+            sys.stdout = open(os.devnull, "w")
+
+
+def leave_ranks():
+    if RANKS > 1:
+        distributed.destroy_process_group()
+
+
+def map_over_ranks(work, items):
+    """work(items), a list with a result for each item, of which each process does a share."""
+    if RANKS == 1:
+        return work(items)
+    shares = [None] * RANKS
+    distributed.all_gather_object(shares, work(items[RANK::RANKS]))
+    return [shares[i % RANKS][i // RANKS] for i in range(len(items))]
+
+
+def on_rank0(work):
+    """What work() returns in the first process; the others wait for it."""
+    result = [work() if RANK == 0 else None]
+    if RANKS > 1:
+        distributed.broadcast_object_list(result)
+    return result[0]
+
+
+def cores_per_rank():
+    """Processes that run SQL for this one: a machine's cores, shared by the processes on it."""
+    return max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def sum_over_ranks(tensors):
+    """Sum each tensor over all processes, in place."""
+    for tensor in tensors if RANKS > 1 else ():
+        distributed.all_reduce(tensor)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1074,7 +1124,7 @@ def sequence_logprobs(model, batch):
     """log p(answer | prompt) of each sequence: the SUM of its scored tokens' log-probabilities.
 
     Returns (N,) float32, differentiable.  Main and opponent are both scored by this function."""
-    with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=model.fast):
+    with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=model.bf16_autocast):
         hidden = model(batch.ids, batch.positions, batch.mask())          # (B, T, D)
     logp = token_logprobs(hidden.flatten(0, 1)[batch.source], model.head, batch.target)
     return logp.new_zeros(batch.size).index_add(0, batch.owner, logp)

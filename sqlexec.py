@@ -532,6 +532,15 @@ def _quick_reject(gold, pred, ordered):
     return ours != theirs if ordered else set(ours) != set(theirs)
 
 
+def majority_vote(texts, results):
+    """(SQL, Result, votes) of the result that most samples return, the first of equals."""
+    ran = [i for i, r in enumerate(results) if r.status == "ok"] or [0]
+    agree = {i: sum(same_result(results[i].rows, results[j].rows, False) for j in ran)
+             for i in ran}
+    best = max(ran, key=agree.get)
+    return texts[best], results[best], agree[best]
+
+
 # ---------------------------------------------------------------------------------------------
 # Sessions: open connections and gold results, in a worker or in this process
 

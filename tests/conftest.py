@@ -110,7 +110,8 @@ def write_base(folder):
 
 # A run that takes seconds.
 SETTINGS = dict(sft_epochs=40, epochs=3, batch=8, lr=8e-3, vbift_lr=8e-3, rounds=2, synthetic=24,
-                questions=2, plays=1, max_new=40, temperature=0.5, slots=16, threads=1)
+                questions=2, selfplay_rounds=1, max_new=40, temperature=0.5, decode_batch=16,
+                threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -26,10 +26,16 @@ from safetensors.torch import load_file
 import model as lm
 import spft
 from data.benchmarks.reader import Data, Example
+from data.benchmarks import splits
+from data.benchmarks.splits import validation_share
+from data.prompts.prompts import question_prompt, sql_prompt
+from data.prompts.schema_text import compact
+from data.report.tables import errors, interval, percent, show_log_ratios, show_result
 from data.sql.tree import normalise
+from data.synthesis.run import run_synth
 from model import Sample
-from spft import Candidate, Config, Item
-from sqlexec import Column, Result, Schema, Table, Verifier, read_schema
+from spft import Candidate, Config, Pair
+from sqlexec import Column, Result, Schema, Table, Verifier, majority_vote, read_schema
 
 LINE = ["base", "sft", "vbift-1", "vbift-2", "selfplay-1"]
 
@@ -43,16 +49,16 @@ class Finished(NamedTuple):
     stdout: str
     fits: dict          # name of a round -> its steps, as `fit` had them
     asked: list         # prompts (lists of ids) that were given to `generate`
-    games: dict         # what OUT/games holds: {"answers" or "logprobs": its records}
+    pairs: list         # the records of OUT/selfplay-1/pairs.jsonl
 
 
 def spied(patch, fits, asked):
     """Let `fit` and `generate` note what they are given."""
     fit, generate = spft.fit, lm.generate
 
-    def noted_fit(model, steps, loss, weight, lr, name, *rest):
+    def noted_fit(model, steps, loss, lr, name, *rest):
         fits[name] = steps
-        return fit(model, steps, loss, weight, lr, name, *rest)
+        return fit(model, steps, loss, lr, name, *rest)
 
     def noted_generate(model, prompts, *rest, **options):
         asked.extend(prompts)
@@ -69,8 +75,8 @@ def finished(cli, tmp_path_factory):
         spied(patch, fits, asked)
         code, stdout, stderr = cli("--stage", "selfplay", "--out", out)
     assert (code, stderr) == (0, "")
-    games = {path.name.split("-")[0]: rows(path) for path in (out / "games").iterdir()}
-    return Finished(out, results(out), stdout, fits, asked, games)
+    pairs = rows(out / "selfplay-1" / "pairs.jsonl")[1:]        # the first line is a digest
+    return Finished(out, results(out), stdout, fits, asked, pairs)
 
 
 def results(out, *without):
@@ -234,7 +240,7 @@ def test_a_bad_gold_is_neither_y_plus_nor_y_minus_nor_a_pair(finished, cli, tmp_
     golds = [decode(ids[n:]) for item in flat(fits["selfplay-1"])
              for ids, n in item.sequences[:1]]
     assert golds and not any("GROUP BY" in gold for gold in golds)
-    assert "bad_gold" not in stdout and "GROUP BY" in "".join(
+    assert "bad_gold " not in stdout and "GROUP BY" in "".join(
         row["gold"] for row in rows(out / "sft" / "val.jsonl") + rows(out / "sft" / "test.jsonl"))
 
 
@@ -269,7 +275,7 @@ def test_what_verification_finds_goes_into_the_next_round(finished, cli, tmp_pat
     monkeypatch.setattr(spft.TemplatePool, "reweight",
                         lambda pool, wrong: fed.append(wrong) or reweight(pool, wrong))
     monkeypatch.setattr(spft, "fit",
-                        lambda model, steps, *rest: (fits.update({rest[3]: steps}), (model, {}))[1])
+                        lambda model, steps, *rest: (fits.update({rest[2]: steps}), (model, {}))[1])
     code, _, stderr = cli("--stage", "vbift", "--out", out)
     assert (code, stderr) == (0, "") and list(fits) == ["vbift-2"]
     assert [query for query, _ in fed[-1]] == [earlier[2][2]]
@@ -288,12 +294,12 @@ def test_prompts_say_it_all():
         (("animal", "keeper_id", "keeper", "keeper_id"),))
     text = ('keeper(keeper_id number key, "full name" text)\n'
             "animal(animal_id number key, keeper_id number > keeper.keeper_id)")
-    assert spft.compact(schema) == text
+    assert compact(schema) == text
     links = [("keeper", "full name", "O'Hara")]
-    assert spft.sql_prompt(schema, "how many?", links) == (
+    assert sql_prompt(schema, "how many?", links) == (
         text + "\nquestion: how many?\nvalues: keeper.\"full name\" = 'O''Hara'\nsql:\n")
-    assert spft.sql_prompt(schema, "how many?", []) == text + "\nquestion: how many?\nsql:\n"
-    assert spft.question_prompt(schema, "SELECT 1") == text + "\nsql: SELECT 1\nquestion:\n"
+    assert sql_prompt(schema, "how many?", []) == text + "\nquestion: how many?\nsql:\n"
+    assert question_prompt(schema, "SELECT 1") == text + "\nsql: SELECT 1\nquestion:\n"
 
 
 def table(name, *columns):
@@ -304,20 +310,15 @@ def test_schemas_over_the_budget_keep_what_matters(world, base, tokenizer):
     """Training keeps the gold's table, asking the one that the question means."""
     task = spft.Task(Config(data=str(world), schema_budget=60), tokenizer, None)
     example = Example("zoo", "names of keepers", "SELECT COUNT(*) FROM animal")
-    for prompt, kept, cut in ((task.sql_prompt(example), "keeper(", "animal("),
-                              (task.sql_prompt(example, train=True), "animal(", "keeper("),
-                              (task.question_prompt(example), "animal(", "keeper(")):
+    for ids, kept, cut in ((task.prompts.sql(example), "keeper(", "animal("),
+                           (task.prompts.sql(example, train=True), "animal(", "keeper("),
+                           (task.prompts.question(example), "animal(", "keeper(")):
+        prompt = tokenizer.decode(ids)
         assert kept in prompt and cut not in prompt
-    assert task.dropped["tables"] == 2
+    assert task.prompts.dropped["tables"] == 3
     whole = spft.Task(Config(data=str(world), schema="ddl"), tokenizer, None)
-    assert whole.sql_prompt(example).count("CREATE TABLE") == 2 and not whole.dropped
-
-
-def test_synthesis_alone_needs_no_model(cli, idle, tmp_path):
-    code, stdout, stderr = cli("--stage", "synth", "--n", 12, "--show", 3, "--model", "nowhere",
-                               "--out", tmp_path / "made")
-    assert (code or 0, stderr) == (0, "") and "made 12 of 12" in stdout
-    assert len(rows(tmp_path / "made" / "synthetic.jsonl")) == 12
+    prompt = tokenizer.decode(whole.prompts.sql(example))
+    assert prompt.count("CREATE TABLE") == 2 and not whole.prompts.dropped
 
 
 def test_training_and_sampling_see_the_same_prompts_token_by_token(finished):
@@ -332,16 +333,19 @@ def test_training_and_sampling_see_the_same_prompts_token_by_token(finished):
     assert to_sql <= played <= asked
 
 
-def test_a_chat_template_frames_training_and_sampling_alike(base, tmp_path):
+def test_a_chat_template_frames_training_and_sampling_alike(world, base, tmp_path):
     folder = shutil.copytree(base, tmp_path / "chat")
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
         "{% if add_generation_prompt %} [assistant]{% endif %}")
     tokenizer = lm.Tokenizer(folder)
-    ids, n = spft.sequence(tokenizer, "names of lion", "SELECT name")
-    assert ids[:n] == tokenizer.prompt("names of lion")
-    assert tokenizer.decode(ids[:n]) == "[user] names of lion [assistant]"
-    assert tokenizer.decode(ids[n:]) == "SELECT name" and ids[-1] == tokenizer.end
+    task = spft.Task(Config(data=str(world)), tokenizer, None)
+    example = Example("zoo", "names of lion", "SELECT name")
+    pair = task.to_sql(example)
+    assert pair.prompt == task.prompts.sql(example)             # asked as it was trained
+    prompt = tokenizer.decode(pair.prompt)
+    assert prompt.startswith("[user] keeper(") and prompt.endswith("\nsql:\n [assistant]")
+    assert tokenizer.decode(pair.gold) == "SELECT name" and pair.gold[-1] == tokenizer.end
 
 
 # ---------------------------------------------------------------------------------------------
@@ -372,10 +376,10 @@ def test_an_interrupted_run_goes_on_to_the_same_end(finished, cli, tmp_path, mon
         {k: v for k, v in row.items() if k != "seconds"} for row in finished.results[:4]]
     sft = content(out / "sft")
 
-    def stop(model, steps, loss, weight, lr, name, *rest):
+    def stop(model, steps, loss, lr, name, *rest):
         if name == "vbift-2":
             raise KeyboardInterrupt
-        return fit(model, steps, loss, weight, lr, name, *rest)
+        return fit(model, steps, loss, lr, name, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(spft, "fit", stop)
@@ -488,7 +492,7 @@ def flat(steps):
 
 
 def key(item):
-    """What tells an Item from others; its lists cannot be hashed."""
+    """What tells a Pair from others; its lists cannot be hashed."""
     return tuple(tuple(ids) for ids, _ in item.sequences)
 
 
@@ -514,19 +518,19 @@ def test_a_round_keeps_who_played_and_what_it_did_to_log_p(finished):
 
 
 def test_log_ratios_of_the_opponent_itself_have_no_margin(monkeypatch):
-    games = [Item("d", ((), ()), (-2.0, -3.0), R=1.0), Item("d", ((), ()), (-4.0, -9.0), R=0.0)]
-    monkeypatch.setattr(spft, "with_logprobs", lambda model, items, name: items)
-    assert spft.log_ratios(None, games) == {"gold": -3.0, "wrong sample": -3.0, "margin": 0.0}
-    monkeypatch.setattr(spft, "with_logprobs", lambda model, items, name: [
-        spft.replace(item, opponent=(item.opponent[0] + 1, -5.0)) for item in items])
-    assert spft.log_ratios(None, games) == {"gold": -2.0, "wrong sample": -5.0, "margin": 3.0}
+    pairs = [Pair("d", [], [], [], (-2.0, -3.0), R=1.0), Pair("d", [], [], [], (-4.0, -9.0))]
+    monkeypatch.setattr(spft, "with_logprobs", lambda model, pairs, name: pairs)
+    assert spft.log_ratios(None, pairs) == {"gold": -3.0, "wrong sample": -3.0, "margin": 0.0}
+    monkeypatch.setattr(spft, "with_logprobs", lambda model, pairs, name: [
+        spft.replace(pair, opponent=(pair.opponent[0] + 1, -5.0)) for pair in pairs])
+    assert spft.log_ratios(None, pairs) == {"gold": -2.0, "wrong sample": -5.0, "margin": 3.0}
 
 
 def test_an_alarm_where_gold_becomes_less_likely(capsys):
     before = {"gold": -1.0, "wrong sample": -5.0, "margin": 0.0}
-    spft.show_margins(before, {**before, "gold": -0.9})
+    show_log_ratios(before, {**before, "gold": -0.9})
     assert "ALARM" not in capsys.readouterr().out
-    spft.show_margins(before, {**before, "gold": -1.1})
+    show_log_ratios(before, {**before, "gold": -1.1})
     assert "gold -1.00 -> -1.10" in (out := capsys.readouterr().out) and "ALARM" in out
 
 
@@ -540,11 +544,11 @@ def test_best_plays_weakest(monkeypatch, loss, opponent):
     """SPIN's opponent is the main model's own start."""
     met = []
 
-    def play(cfg, task, run, main, other, rng):
+    def meet(cfg, name, main, other, candidates):
         met.extend([main.name, other.name])
         raise Stop
 
-    monkeypatch.setattr(spft, "play", play)
+    monkeypatch.setattr(spft, "show_players", meet)
     candidates = [Candidate(name, "-", "", ex) for name, ex in
                   (("mean", 40.0), ("weak", 10.0), ("strong", 70.0), ("fair", 55.0))]
     with pytest.raises(Stop):
@@ -566,50 +570,53 @@ def test_spin_goes_on_from_its_last_self_and_the_others_from_the_best():
     assert [c.name for c in spft.players("spft", made)] == ["vbift-1", "spin-1"]
 
 
-@pytest.mark.parametrize("loss, reference", [("spft", "weak"), ("spin", "weak"),
-                                             ("dpo", "strong")])
-def test_who_answers_and_who_is_the_reference(monkeypatch, loss, reference):
-    """The opponent answers; its log-probabilities are the reference, but DPO's is main's start.
-    R is 1 where the answer is wrong, for SPIN everywhere; SPIN sees no synthetic question."""
-    def made(round):
-        assert round == 2                               # the last
-        return [{"part": "train", "db_id": "zoo", "question": "made", "query": "SELECT 2"}]
-
+@pytest.mark.parametrize("loss", ["spft", "spin", "dpo", "sft"])
+def test_who_answers_and_what_each_loss_takes(monkeypatch, loss):
+    """The opponent answers, and R is 1 where it is wrong. SPIN asks no synthetic question and
+    pushes every sample down, DPO takes wrong samples alone and main's start as its reference, SFT
+    the gold."""
     used = []
     task = SimpleNamespace(
         train=[Example("zoo", "asked", "SELECT 1")],
-        sql_prompt=lambda example, train: example.question,
+        to_sql=lambda e: Pair("zoo", [e.question], [e.query, "end"]),
         answer=lambda model, prompts, *rest: used.append((model, prompts)) or [
-            Sample([prompt], 0) for prompt in prompts],
+            Sample([prompt[0] + "?"], "end") for prompt in prompts],
         sql=lambda sample: sample.ids[0],
         verdicts=lambda examples, samples, split: [
-            SimpleNamespace(correct=s.ids == ["made"], status="ok", error="") for s in samples],
-        to_sql=lambda example, answer=None: answer.ids if answer else example.query)
-    run = SimpleNamespace(synthetic=made, remembered=lambda name, about, make: make())
+            SimpleNamespace(correct=s.ids == ["made?"], status="ok", error="") for s in samples])
+    run = SimpleNamespace(synthetic=lambda round: [Example("zoo", "made", "SELECT 2")],
+                          cached_pairs=lambda name, about, sample: sample())
     monkeypatch.setattr(spft, "load_model", lambda cfg, folder, train=False: folder)
     monkeypatch.setattr(lm, "digest", str)
-    monkeypatch.setattr(spft, "opponent_logprobs", lambda run, model, games: (model, games))
-    scorer, games = spft.play(Config(loss=loss), task, run, Candidate("s", "-", "strong"),
-                              Candidate("w", "-", "weak"), random.Random(0))
+    monkeypatch.setattr(spft, "with_logprobs", lambda model, pairs, name="": [
+        spft.replace(pair, opponent=(model, model)) for pair in pairs])
+    cfg, rng = Config(loss=loss), random.Random(0)
+    pairs = spft.sample_pairs(cfg, task, run, "x-1", Candidate("w", "-", "weak"), rng)
     questions = ["asked"] if loss == "spin" else ["asked", "made"]
-    assert used == [("weak", questions)] and scorer == reference
-    assert [game.sequences for game in games] == [("SELECT 1", ["asked"]),
-                                                  ("SELECT 2", ["made"])][:len(questions)]
-    assert [game.R for game in games] == [1.0, 0.0][:len(questions)]
+    assert used == [("weak", [[q] for q in questions])]
+    assert [pair.sample for pair in pairs] == [[q + "?", "end"] for q in questions]
+    assert [pair.R for pair in pairs] == [1.0, 0.0][:len(questions)]
+    assert {pair.opponent for pair in pairs} == {("weak", "weak")}
+    steps, _ = spft.objective(cfg, pairs, [[pairs]], Candidate("s", "-", "strong"), rng)
+    taken = flat(steps)
+    if loss == "sft":
+        assert [pair.sample for pair in taken] == [None, None]
+    else:
+        assert [pair.R for pair in taken] == ([1.0, 0.0] if loss == "spft" else [1.0])
+        reference = "strong" if loss == "dpo" else "weak"
+        assert {pair.opponent for pair in taken} == {(reference, reference)}
 
 
-def test_games_are_kept_with_what_a_person_wants_to_see(finished):
-    """An answer of the opponent for each prompt, token ids and verdict; log p of each sequence."""
-    games, logps = (finished.games[kind] for kind in ("answers", "logprobs"))
+def test_pairs_are_kept_with_what_a_person_wants_to_see(finished):
+    """An answer of the opponent for each prompt, its verdict, token ids and log-probabilities."""
     tokenizer = lm.Tokenizer(finished.out / "sft")
-    for row in games:
+    for row in finished.pairs:
         assert row["question"] and row["gold"].startswith("SELECT")
-        assert tokenizer.decode(row["ids"]).strip() == row["pred"]
+        assert tokenizer.decode(row["sample"]).strip() == row["pred"]
         assert row["correct"] or row["error"] or row["status"] == "ok"
-        assert row["end"] in (tokenizer.end, None)
-    share = sum(not row["correct"] for row in games) / len(games)
+        assert len(row["opponent"]) == 2
+    share = sum(not row["correct"] for row in finished.pairs) / len(finished.pairs)
     assert share == pytest.approx(candidate(finished.out, "selfplay-1")["metrics"]["R = 1"])
-    assert [len(pair) for pair in logps] == [2] * len(games)
 
 
 @pytest.fixture
@@ -631,10 +638,12 @@ def without_speed(metrics):
     return {name: value for name, value in metrics.items() if name != "tokens per second"}
 
 
-def test_a_round_that_goes_on_does_not_play_again(finished, replayed, monkeypatch):
+def test_a_round_that_goes_on_does_not_sample_again(finished, replayed, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("the answers are there")
-    monkeypatch.setattr(spft, "answer_rows", refuse)
+    answer = spft.Task.answer
+    monkeypatch.setattr(spft.Task, "answer", lambda task, model, prompts, name, *rest: (
+        refuse() if name == "opponent" else answer(task, model, prompts, name, *rest)))
     metrics = replayed(lambda out: None)
     assert without_speed(metrics) == without_speed(
         candidate(finished.out, "selfplay-1")["metrics"])
@@ -643,34 +652,24 @@ def test_a_round_that_goes_on_does_not_play_again(finished, replayed, monkeypatc
 def test_kept_log_probs_are_what_the_loss_is_made_of(finished, replayed):
     """Where the file says that the opponent found gold unlikely, the loss starts lower."""
     def poison(out):
-        for path in (out / "games").glob("logprobs-*.jsonl"):
-            spft.write_lines(path, [[gold - 3, sample] for gold, sample in rows(path)])
+        path = out / "selfplay-1" / "pairs.jsonl"
+        first, *kept = rows(path)
+        for row in kept:
+            row["opponent"][0] -= 3
+        spft.write_lines(path, [first, *kept])
     before = candidate(finished.out, "selfplay-1")["metrics"]["loss at first"]
     assert replayed(poison)["loss at first"] < before - 0.1
 
 
-@pytest.mark.parametrize("change", ["weights", "gold"])
-def test_games_of_other_weights_or_data_are_not_used(tmp_path, base, change):
-    """The key of what is kept has the model's weights and the sequences in it."""
-    model, made = lm.load_pretrained(base), []
-    run = object.__new__(spft.Run)
+def test_pairs_of_other_weights_or_data_are_not_used(tmp_path):
+    """The first line of what is kept is a digest of all that decides it."""
+    run, made = object.__new__(spft.Run), []
     run.out = tmp_path
-    games = [Item("zoo", (([5, 6, 7, 8], 2), ([5, 6, 9], 2)))]
-
-    def scored(model, games):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(spft, "with_logprobs", lambda *rest: made.append(rest) or whole(*rest))
-            return spft.opponent_logprobs(run, model, games)
-
-    whole = spft.with_logprobs
-    first = scored(model, games)
-    assert scored(model, games) == first and len(made) == 1
-    if change == "weights":
-        with torch.no_grad():
-            model.model.norm.weight[3] += 0.5
-    else:
-        games = [Item("zoo", (([5, 6, 7, 9], 2), ([5, 6, 9], 2)))]
-    assert scored(model, games) != first and len(made) == 2
+    for about, times in (("a", 1), ("a", 1), ("b", 2), ("b", 2)):
+        for name in ("selfplay-1", "continued-1"):              # another loss takes the same pairs
+            found = run.cached_pairs(name, about, lambda: made.append(about) or [[about]])
+            assert found == [[about]]
+        assert len(made) == times
 
 
 # ---------------------------------------------------------------------------------------------
@@ -722,10 +721,9 @@ def test_a_folder_of_databases_with_a_few_examples(cli, world, base, tmp_path):
         ("val", 8), ("test", 8)}
 
 
-def test_synthesis_for_a_database_without_labels(cli, idle, world, tmp_path):
-    code, stdout, stderr = cli("--stage", "synth", "--data", zoo(world), "--n", 12, "--out",
-                               tmp_path / "out")
-    assert (code, stderr) == (0, "") and "made 12 of 12" in stdout
+def test_synthesis_for_a_database_without_labels(world, tmp_path, capsys):
+    run_synth(zoo(world), tmp_path / "out", n=12)
+    assert "made 12 of 12" in capsys.readouterr().out
     assert {row["db_id"] for row in rows(tmp_path / "out" / "synthetic.jsonl")} == {"zoo"}
 
 
@@ -756,14 +754,14 @@ def test_eval_scores_a_checkpoint_as_the_run_did(finished, cli, tmp_path):
     assert predictions.read_text().splitlines() == [" ".join(pred.split()) for pred in kept]
 
 
-def test_an_answer_is_voted_for_by_what_it_returns(world):
+def test_an_answer_is_voted_for_by_what_it_returns(world, tokenizer):
     examples = [Example("zoo", "how many", ""), Example("shop", "which", "")]
     texts = ["SELECT nothing", "SELECT COUNT(*) FROM animal", "SELECT 8",
              "SELECT 1", "SELECT 2", "SELECT 2"]
     with Verifier(1) as verifier:
-        task = SimpleNamespace(data=Data(world), verifier=verifier)
-        assert spft.elected(task, examples, texts, 3) == ["SELECT COUNT(*) FROM animal", "SELECT 2"]
-        assert spft.elected(task, examples, texts[:2], 1) == texts[:2]
+        task = spft.Task(Config(data=str(world)), tokenizer, verifier)
+        assert spft.voted(task, examples, texts, 3) == ["SELECT COUNT(*) FROM animal", "SELECT 2"]
+        assert spft.voted(task, examples, texts[:2], 1) == texts[:2]
 
 
 def test_eval_by_a_vote_of_samples(finished, cli, tmp_path):
@@ -771,76 +769,6 @@ def test_eval_by_a_vote_of_samples(finished, cli, tmp_path):
                                "--split", "test", "--out", tmp_path / "eval")
     assert (code, stderr) == (0, "") and "of 24 answers did not end" in stdout
     assert len((tmp_path / "eval/eval-test/predictions.sql").read_text().splitlines()) == 8
-
-
-# ---------------------------------------------------------------------------------------------
-# Experiments
-
-@pytest.fixture(scope="module")
-def experiment(cli, tmp_path_factory):
-    out = tmp_path_factory.mktemp("experiment") / "all"
-    words = ["--stage", "experiment", "--seeds", 2, "--rounds", 1, "--sft_epochs", 10, "--out", out]
-    code, stdout, stderr = cli(*words)
-    assert (code, stderr) == (0, "")
-    return out, stdout, words
-
-
-def test_an_experiment_compares_every_system(experiment):
-    out, stdout, _ = experiment
-    result = json.loads((out / "experiment.json").read_text())
-    assert [row["system"] for row in result["systems"]] == list(spft.SYSTEMS)
-    for row in result["systems"]:
-        end, line, control = spft.SYSTEMS[row["system"]]
-        shares = []
-        for seed in range(2):
-            folder = out / f"seed-{seed}{end}"
-            name = line if line in ("base", "sft") else f"{line}-1"
-            answers = rows(folder / name / "test.jsonl")
-            shares.append(100 * sum(r["correct"] for r in answers) / len(answers))
-        assert row["by seed"] == pytest.approx(shares)
-        assert row["ex"] == pytest.approx(sum(shares) / 2, abs=0.01)
-        assert (control is None) == ("gain" not in row)
-        if control:
-            start = next(r["ex"] for r in result["systems"] if r["system"] == control)
-            assert row["gain"] == pytest.approx(row["ex"] - start, abs=0.02)
-            assert row["low"] <= row["gain"] <= row["high"]
-    assert [len(line) for line in result["rounds"].values()] == [1] * 5
-    assert result["cost"]["sft"] == 1 and set(result["consistency"]) == {"sft", "vbift-1"}
-    assert (out / "report.md").read_text().partition("\n![")[0].strip() in stdout
-
-
-def test_seeds_that_ran_are_not_run_again(experiment, cli, idle):
-    out, _, words = experiment
-    before = {path: data for path, data in content(out).items() if path.suffix != ".png"}
-    assert cli(*words)[0] == 0
-    assert {path: data for path, data in content(out).items() if path.suffix != ".png"} == before
-    assert cli(*words, "--seed", 1, "--seeds", 1)[0] == 0            # one of them alone
-    both, one = (json.loads(text) for text in (before[out / "experiment.json"],
-                                               (out / "experiment.json").read_text()))
-    assert [row["by seed"] for row in one["systems"]] == [
-        row["by seed"][1:] for row in both["systems"]]
-
-
-def test_a_paired_gain_is_the_mean_difference_and_its_bootstrap_interval():
-    """Against the normal interval of a difference of shares, one seed."""
-    torch.manual_seed(0)
-    b = (torch.rand(1, 400) < 0.5).float()
-    a = torch.where(torch.rand(1, 400) < 0.2, torch.ones(1), b)
-    gain, low, high = spft.paired_gain(a, b, range(400))
-    error = 100 * float((a - b).std()) / 20
-    assert gain == pytest.approx(100 * float((a - b).mean()), abs=0.01)
-    assert (low, high) == pytest.approx((gain - 1.96 * error, gain + 1.96 * error), abs=0.3)
-    assert spft.paired_gain(a, a, range(400)) == (0, 0, 0)
-
-
-def test_questions_with_one_query_are_not_independent():
-    """Each query asked four times with one verdict: the interval is that of the queries alone."""
-    torch.manual_seed(0)
-    b = (torch.rand(1, 100) < 0.5).float()
-    a = torch.where(torch.rand(1, 100) < 0.2, torch.ones(1), b)
-    once = spft.paired_gain(a, b, range(100))
-    again = spft.paired_gain(a.repeat(1, 4), b.repeat(1, 4), list(range(100)) * 4)
-    assert again == pytest.approx(once, abs=0.01)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -929,13 +857,13 @@ def test_ask_goes_on_until_an_empty_line(finished, cli, world, monkeypatch):
 def test_votes_are_counted_by_what_queries_return():
     ok = [Result("ok", rows) for rows in ([(1,)], [(2,), (3,)], [(3,), (2,)])]
     failed = Result("error", [], "no such column")
-    assert spft.vote(list("abc"), [*ok]) == ("b", ok[1], 2)
-    assert spft.vote(list("abcd"), [failed, failed, ok[0], failed]) == ("c", ok[0], 1)
-    assert spft.vote(list("ab"), [failed, failed])[:2] == ("a", failed)
+    assert majority_vote(list("abc"), [*ok]) == ("b", ok[1], 2)
+    assert majority_vote(list("abcd"), [failed, failed, ok[0], failed]) == ("c", ok[0], 1)
+    assert majority_vote(list("ab"), [failed, failed])[:2] == ("a", failed)
 
 
 def test_rows_that_fill_no_screen(capsys):
-    spft.show_result(Result("ok", [(i, "a\nb" + "x" * 90, None) for i in range(30)]))
+    show_result(Result("ok", [(i, "a\nb" + "x" * 90, None) for i in range(30)]))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 21 and max(map(len, lines)) < 60
     assert "30 rows" in lines[-1] and "10 not shown" in lines[-1]
@@ -943,7 +871,7 @@ def test_rows_that_fill_no_screen(capsys):
 
 BAD_DATABASE = {
     "none named": (None, "--db"),
-    "missing": (lambda path: path.unlink(), "no such database"),
+    "missing": (lambda path: path.unlink(), "no such folder or file"),
     "empty": (lambda path: path.write_bytes(b""), "no tables"),
     "corrupt": (lambda path: path.write_bytes(path.read_bytes()[:100] + b"\xff" * 5000),
                 "zoo.sqlite"),
@@ -1010,7 +938,7 @@ def test_verdicts_are_against_the_gold_as_written(world, tokenizer, tmp_path):
                  for e, (sql, _) in zip(task.train, AWKWARD)]
         assert all(v.correct for v in verifier.verdicts(pairs))
         assert sum(task.kept_raw.values()) == 3
-        assert tokenizer.decode(task.to_sql(task.train[1])[0]).endswith(
+        assert tokenizer.decode(task.to_sql(task.train[1]).gold) == (
             "SELECT name FROM animal WHERE age > 4")
 
 
@@ -1023,7 +951,7 @@ def test_a_canonical_form_that_means_something_else_is_not_trained_on(
              "SELECT age FROM animal": "SELECT * FROM nothing",
              "SELECT kind FROM animal": "SELECT DISTINCT kind FROM animal"}
     data = labelled_world(world, tmp_path / "data", [("zoo", sql, sql) for sql in wrong])
-    monkeypatch.setattr(spft, "canonical_sql", lambda sql, schema: wrong[sql])
+    monkeypatch.setattr(splits, "canonical_sql", lambda sql, schema: wrong[sql])
     with Verifier(1) as verifier:
         task = spft.Task(Config(data=str(data)), tokenizer, verifier)
         assert [e.target for e in task.checked("train")] == list(wrong)
@@ -1059,15 +987,15 @@ def test_validation_without_val_json():
         return [Example(f"db{i % databases}", f"question {i}", f"SELECT {i % queries}")
                 for i in range(240)]
 
-    held = spft.validation_share(examples(40, 240))
+    held = validation_share(examples(40, 240))
     names = {e.db_id for e in held}
     assert 1 <= len(names) <= 12 and held == [e for e in examples(40, 240) if e.db_id in names]
     for n in range(10, 30):                             # a tenth by chance may be none: never here
-        assert 0 < len(spft.validation_share(examples(n, 240))) < 240
-    held = spft.validation_share(examples(3, 60))
+        assert 0 < len(validation_share(examples(n, 240))) < 240
+    held = validation_share(examples(3, 60))
     queries = {e.query for e in held}
     assert queries and held == [e for e in examples(3, 60) if e.query in queries]
-    assert spft.validation_share(examples(3, 19)) == []
+    assert validation_share(examples(3, 19)) == []
 
 
 @pytest.mark.parametrize("val", [None, [], [("zoo", "?", "SELECT nothing")]])
@@ -1220,14 +1148,14 @@ BAD_OPTIONS = {
     "no value": (["--lam"], ["--lam"]),
     **{f"{option} {value}": ([option, value], [option, value]) for option, value in [
         ("--samples", "0"), ("--limit", "-5"), ("--questions", "0"), ("--threads", "0"),
-        ("--threads", "-1"), ("--slots", "0"), ("--max_new", "0"), ("--max_new", "-3"),
+        ("--threads", "-1"), ("--decode_batch", "0"), ("--max_new", "0"), ("--max_new", "-3"),
         ("--lr", "nan"), ("--lr", "-1"), ("--vbift_lr", "inf"), ("--selfplay_lr", "-1"),
         ("--lam", "nan"), ("--epochs", "-1"), ("--sft_epochs", "inf"), ("--batch", "0"),
-        ("--batch", "-8"), ("--synthetic", "0"), ("--rounds", "-1"), ("--plays", "-1"),
-        ("--seeds", "0"), ("--seed", "-1"), ("--seed", "99999999999999999999"), ("--lora", "-2"),
+        ("--batch", "-8"), ("--synthetic", "0"), ("--rounds", "-1"), ("--selfplay_rounds", "-1"),
+        ("--seed", "-1"), ("--seed", "99999999999999999999"), ("--lora", "-2"),
         ("--shard", "2"), ("--bf16", "3"), ("--timeout", "0"), ("--timeout", "nan"),
-        ("--temperature", "-0.5"), ("--micro_tokens", "0"), ("--schema_budget", "0"), ("--n", "0"),
-        ("--show", "-1"), ("--device", "cuda"), ("--device", "tpu"), ("--bad_gold", "ask")]
+        ("--temperature", "-0.5"), ("--micro_tokens", "0"), ("--schema_budget", "0"),
+        ("--device", "cuda"), ("--device", "tpu"), ("--bad_gold", "ask")]
        if value != "cuda" or not torch.cuda.is_available()},
     "shards of one process": (["--shard", "1"], ["--shard", "torchrun"]),
 }
@@ -1275,7 +1203,7 @@ def test_faults_are_counted_without_the_names_in_them():
     answers = [("ok", "", True), ("ok", "", False), ("timeout", "5 s", False),
                ("error", "no such column: T1.a", False), ("error", "no such column: b", False),
                ("error", 'near "BY": syntax error', False), ("error", "incomplete input", False)]
-    assert spft.errors([dict(zip(("status", "error", "correct"), row)) for row in answers]) == (
+    assert errors([dict(zip(("status", "error", "correct"), row)) for row in answers]) == (
         "no such column 2, incomplete input 1, other result 1, syntax error 1, timeout 1")
 
 
@@ -1286,9 +1214,9 @@ def test_wilson_interval(right, n, low, high):
     answers = ([{"correct": True, "status": "ok"}] * right
                + [{"correct": False, "status": "error"}] * (n - right)
                + [{"correct": False, "status": "bad_gold"}] * 3)
-    assert spft.percent(answers) == pytest.approx(100 * right / n)
-    assert spft.interval(answers) == pytest.approx((low, high), abs=0.005)
-    for p in (bound / 100 for bound in spft.interval(answers)):
+    assert percent(answers) == pytest.approx(100 * right / n)
+    assert interval(answers) == pytest.approx((low, high), abs=0.005)
+    for p in (bound / 100 for bound in interval(answers)):
         assert abs(p - right / n) == pytest.approx(1.96 * abs(p * (1 - p) / n) ** 0.5, abs=1e-7)
 
 
@@ -1303,7 +1231,7 @@ def test_schedule_rises_to_1_and_sinks_to_a_tenth():
 
 
 def some_items(n=50, groups=3):
-    return [Item(f"db{i % groups}", (([i, i + 1], 1),)) for i in range(n)]
+    return [Pair(f"db{i % groups}", [i], [i + 1]) for i in range(n)]
 
 
 @pytest.mark.parametrize("epochs", [0.0, 0.3, 1.0, 2.0, 2.5])
@@ -1321,7 +1249,7 @@ def test_chunks_are_of_one_group_and_steps_of_one_size():
     items = some_items(90, groups=4)
     steps = spft.steps_of(items, 3, 16, random.Random(0), share=8)
     for chunk in (chunk for step in steps for chunk in step):
-        assert len({item.group for item in chunk}) == 1 and 1 <= len(chunk) <= 8
+        assert len({item.db_id for item in chunk}) == 1 and 1 <= len(chunk) <= 8
     sizes = [sum(map(len, step)) for step in steps]
     assert all(16 <= size < 16 + 8 for size in sizes[:-1]) and 0 < sizes[-1] < 16 + 8
 
@@ -1359,14 +1287,13 @@ def test_the_likeliest_question_that_names_all_values_is_kept(capsys, monkeypatc
              ("old ones", True), ("older", True), ("lion", False), ("lions", False),
              ("lion", True), ("", True)]
     task = SimpleNamespace(
-        question_prompt=lambda example: "?",
+        prompts=SimpleNamespace(question=lambda example: "?"),
         answer=lambda model, prompts, name, temperature, n, seed: [
             Sample(text, 0 if finished else None) for text, finished in drawn],
-        text=lambda sample: sample.ids, to_sql=lambda example: (example.question, 0))
-    monkeypatch.setattr(spft, "with_logprobs", lambda model, items, name: [
-        spft.replace(item, opponent=tuple(-len(question) for question, _ in item.sequences))
-        for item in items])
-    written = spft.ask_questions(Config(questions=2), task, None, random.Random(0), examples)
+        text=lambda sample: sample.ids, to_sql=lambda example: Pair("zoo", [], example.question))
+    monkeypatch.setattr(spft, "with_logprobs", lambda model, pairs, name: [
+        spft.replace(pair, opponent=(-len(pair.gold),)) for pair in pairs])
+    written = spft.write_questions(Config(questions=2), task, None, random.Random(0), examples)
     assert [e.question for e in written] == ["each LION", "one with ion", "older"]
     assert [e.query for e in written] == [e.query for e in examples[:3]]
     assert "question unfinished 1, value not named 1" in capsys.readouterr().out

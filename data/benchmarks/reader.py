@@ -22,7 +22,7 @@ import sqlite3
 import time
 import zlib
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlexec import Column, DataError, Schema, Table, read_schema, spider_type
@@ -44,6 +44,8 @@ class Example:
     evidence: str = ""      # BIRD's hint
     difficulty: str = ""    # BIRD's: simple, moderate or challenging
     target: str = ""        # the SQL that training teaches; empty: the gold itself
+    template: str = ""      # of a synthetic query: the key of its template ...
+    part: str = ""          # ... and the part that it played: train, y+ or y-
 
 
 class Data:
@@ -194,10 +196,9 @@ class Data:
     def digest(self, split):
         """16 hex digits over the split's examples and the content of their databases; of all
         databases where they are a person's own."""
-        examples = [asdict(example) for _, example in self._load(split)[0]]
-        for record in examples:
-            del record["target"]                    # that is training's, not the data's
-        total = hashlib.sha256(json.dumps(examples).encode())
+        keys = ("db_id", "question", "query", "evidence", "difficulty")
+        total = hashlib.sha256(json.dumps([{key: getattr(example, key) for key in keys}
+                                           for _, example in self._load(split)[0]]).encode())
         for db_id in sorted(self.own) or sorted({e.db_id for e in self.usable(split)[0]}):
             for path in self.databases(db_id):
                 text = path.with_suffix(".sql")     # bytes of a built file vary with SQLite

@@ -18,7 +18,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from data.prompts.answers import one_line, printable, safe_output, sql_of_answer
+from data.prompts.answers import one_line, sql_of_answer
+from data.report.terminal import printable, safe_output
 from data.benchmarks.reader import SPLITS, Data, read_text
 from sqlexec import MODES, DataError, Verifier, order_matters, same_result
 

@@ -1,18 +1,13 @@
-"""From a model's answer to SQL, and from SQL to a file or a screen.
+"""From a model's answer to SQL, and from SQL to a line of a file.
 
     sql_of_answer(text) -> str     the query in an answer that may hold prose, fences or thoughts
     one_line(sql) -> str           the same query on one line, as Spider's prediction files want it
-    printable(text) -> str         text that no terminal takes for a command
-    safe_output()                  inside, print() neither raises nor sends escape sequences
 
 Chat models wrap their SQL. Text that opens as a query does, with no fence, and no prose after a
 semicolon or a blank line, stays as it is: nothing changes for models that answer in SQL.
 """
 
 import re
-import sys
-import unicodedata
-from contextlib import contextmanager, redirect_stdout
 
 # A query in pieces, as far as it takes to tell quotes and comments from the rest.
 PIECE = re.compile(r"""
@@ -89,42 +84,3 @@ def one_line(sql):
         if text != " " or parts[-1:] != [" "]:
             parts.append(text)
     return re.sub(r"[\r\n\t]", " ", "".join(parts)).strip()
-
-
-# ---------------------------------------------------------------------------------------------
-# Terminals
-
-BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def printable(text):
-    """The text with control characters, direction marks and lone surrogates as visible escapes;
-    line ends and tabs stay."""
-    return "".join(ascii(c)[1:-1] if c in BIDI or c not in "\n\t"
-                   and unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
-
-
-class SafeOutput:
-    """A text stream that writes printable text, in whatever encoding the stream below has."""
-
-    def __init__(self, stream):
-        self.stream = stream
-
-    def write(self, text):
-        encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        self.stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding))
-        return len(text)
-
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
-
-
-@contextmanager
-def safe_output():
-    """Inside, print() shows any text: nothing raises, and nothing in it commands the terminal.
-    Bytes typed that are not of the terminal's encoding do not raise either."""
-    for stream, errors in ((sys.stderr, "backslashreplace"), (sys.stdin, "replace")):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=errors)
-    with redirect_stdout(SafeOutput(sys.stdout)):
-        yield

@@ -1,0 +1,100 @@
+"""Prompts in both directions (section 3.1.2): one builder for training, sampling and asking.
+
+    sql_prompt(schema, question, links, form)     asks for SQL
+    question_prompt(schema, query, form)          asks for the question that a query answers
+    Prompts(data, tokenizer, ...)                 token ids of both for an Example, built once
+"""
+
+import math
+import random
+from collections import Counter
+
+from data.prompts.schema_text import compact, ddl, gold_first, narrow, rank
+from data.prompts.values import ValueIndex
+from data.sql.tree import Literal, parse, quote_name, quote_text, walk
+from sqlexec import DataError
+
+FORMS = {"compact": compact, "ddl": ddl}         # how a schema is written
+
+
+def sql_prompt(schema, question, links, form=compact):
+    """Asks for SQL.  links: (table, column, value) that the question seems to name."""
+    tables = {table.name for table in schema.tables}
+    values = ", ".join(f"{quote_name(t)}.{quote_name(c)} = {quote_text(v)}"
+                       for t, c, v in links if t in tables)
+    return (f"{form(schema)}\nquestion: {question}\n"
+            + (f"values: {values}\n" if values else "") + "sql:\n")
+
+
+def question_prompt(schema, query, form=compact):
+    """Asks for the question that a query answers (the SQL-to-Text direction)."""
+    return f"{form(schema)}\nsql: {query}\nquestion:\n"
+
+
+def text_values(query):
+    """The text literals of a query, without the wildcards of LIKE."""
+    return [part.value.strip("%") for part in walk(parse(query))
+            if isinstance(part, Literal) and part.kind == "text"]
+
+
+class Prompts:
+    """The prompts of Examples over one data folder, as token ids; each is built once.
+
+    form: compact or ddl; budget: characters of a schema; max_new: tokens to leave room for in the
+    model's context."""
+
+    def __init__(self, data, tokenizer, form, budget, max_new):
+        self.data, self.tokenizer = data, tokenizer
+        self.form, self.budget, self.max_new = FORMS[form], budget, max_new
+        self.linkers, self.built = {}, {}
+        self.dropped = Counter()         # tables, columns and comments left out of prompts
+
+    def sql(self, example, train=False):
+        """Ids that ask for SQL.  Where the schema is too long, training keeps the gold's tables and
+        random others, asking those that the question seems to mean."""
+        key = example, train
+        if key not in self.built:
+            schema = self.data.schema(example.db_id)
+            question = example.question + (f" ({example.evidence})" if example.evidence else "")
+            links = self.linker(example.db_id).link(question)
+            self.built[key] = self.fitted(
+                schema, lambda: gold_order(schema, example) if train
+                else rank(schema, question, links),
+                lambda part: sql_prompt(part, question, links, self.form))
+        return self.built[key]
+
+    def question(self, example):
+        """Ids that ask for the question of an example's SQL."""
+        schema = self.data.schema(example.db_id)
+        return self.fitted(schema, lambda: gold_order(schema, example), lambda part:
+                           question_prompt(part, example.target or example.query, self.form))
+
+    def linker(self, db_id):
+        if db_id not in self.linkers:
+            path, schema = self.data.databases(db_id)[0], self.data.schema(db_id)
+            self.linkers[db_id] = ValueIndex(schema, path)
+            for note in schema.left_out:
+                print(f"{path}: left out: {note}")
+        return self.linkers[db_id]
+
+    def fitted(self, schema, order, write):
+        """Ids of write(part) for the part of a schema that the budget and the model's context have
+        room for.  DataError where the prompt is too long with a single table.
+
+        order(): names of its tables, the most important first.  write(schema): the text."""
+        part, budget, context = schema, self.budget, self.tokenizer.context or math.inf
+        while True:
+            if len(self.form(part)) > budget:
+                part, dropped = narrow(schema, order(), budget, lambda s: len(self.form(s)))
+                self.dropped += dropped
+            ids = self.tokenizer.prompt(write(part))
+            if len(ids) + self.max_new <= context:
+                return ids
+            if budget < 16:
+                raise DataError(f"{schema.db_id}: a prompt of {len(ids)} tokens, and --max_new "
+                                f"{self.max_new} more, exceed the model's context of {context}")
+            budget = min(budget, len(self.form(part))) * 3 // 4
+
+
+def gold_order(schema, example):
+    return gold_first(schema, example.query, random.Random(example.question + example.query))

@@ -1,0 +1,68 @@
+"""Terminals that nothing printed can command, and runs that a signal ends in one line.
+
+    printable(text) -> str     text that no terminal takes for a command
+    safe_output()              inside, print() neither raises nor sends escape sequences
+    stoppable()                inside, Ctrl-C and SIGTERM raise Stopped
+"""
+
+import signal
+import sys
+import threading
+import unicodedata
+from contextlib import contextmanager, redirect_stdout
+
+BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text):
+    """The text with control characters, direction marks and lone surrogates as visible escapes;
+    line ends and tabs stay."""
+    return "".join(ascii(c)[1:-1] if c in BIDI or c not in "\n\t"
+                   and unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
+
+
+class SafeOutput:
+    """A text stream that writes printable text, in whatever encoding the stream below has."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        self.stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def safe_output():
+    """Inside, print() shows any text: nothing raises, and nothing in it commands the terminal.
+    Bytes typed that are not of the terminal's encoding do not raise either."""
+    for stream, errors in ((sys.stderr, "backslashreplace"), (sys.stdin, "replace")):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors)
+    with redirect_stdout(SafeOutput(sys.stdout)):
+        yield
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM: workers end, and what is written is whole."""
+
+
+@contextmanager
+def stoppable():
+    """Inside, the first SIGINT or SIGTERM raises Stopped; a second one ends the process at once."""
+    def stop(number, frame):
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped(number)
+
+    in_main = threading.current_thread() is threading.main_thread()     # else not ours to catch
+    signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+    before = [signal.signal(number, stop) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before):
+            signal.signal(number, handler)
