@@ -44,7 +44,7 @@ import os
 import random
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -63,12 +63,13 @@ from data.benchmarks import scoring
 from data.benchmarks.reader import Data, Example
 from data.benchmarks.splits import Splits
 from data.prompts.answers import sql_of_answer
+from data.prompts.pairs import Pair, chunked, micro_batches, packed_length, steps_of
 from data.prompts.prompts import FORMS, Prompts, text_values
 from data.prompts.schema_text import compact
 from data.report import files
 from data.report.files import read_lines
 from data.report.tables import (
-    counts, errors, interval, percent, show_candidate, show_log_ratios, show_overlap,
+    banner, counts, errors, percent, result_row, show_candidate, show_log_ratios, show_overlap,
     show_players, show_result, show_table)
 from data.report.terminal import printable, safe_output, stoppable
 from data.sql.tree import normalise
@@ -340,8 +341,7 @@ class Config:
     bad_gold: str = option("stop", "a gold query that fails: stop, or skip the example")
     timeout: float = option(5.0, "seconds a query may run", 0.001, 86400)
     schema: str = option("compact", "how prompts write a schema: compact, or ddl (CREATE TABLE)")
-    schema_budget: int = option(8000, "characters of a prompt's schema; tables beyond it are cut",
-                                1)
+    schema_budget: int = option(8000, "characters of a prompt's schema; more tables are cut", 1)
     max_new: int = option(160, "tokens an answer may have", 1)
     decode_batch: int = option(96, "rows decoded side by side", 1)
     # Training, on whatever machine
@@ -354,8 +354,7 @@ class Config:
                           "resume with the same value", 1, 1024)
     bf16: int = option(1, "train in bfloat16 where that is faster; 0 = float32 everywhere", most=1)
     shard: int = option(0, "1 = under torchrun, shard one model over the GPUs (FSDP2)", most=1)
-    recompute: int = option(0, "1 = recompute activations in the backward pass: less memory, "
-                            "more time", most=1)
+    recompute: int = option(0, "1 = recompute activations: less memory, more time", most=1)
     # Stage sft
     sft_epochs: float = option(5.0, "passes over the labelled pairs, in both directions")
     lr: float = option(2e-3, "peak learning rate of SFT (a 7B checkpoint wants 1e-5)")
@@ -391,47 +390,6 @@ FREE = ("stage", "loss", "out", "split", "db", "question", "samples")
 
 # ---------------------------------------------------------------------------------------------
 # One fit loop for every stage
-
-@dataclass(frozen=True)
-class Pair:
-    """A training pair (x, y), in self-play with the opponent's answer y' and its verdict."""
-    db_id: str                 # pairs of one database share a prompt prefix
-    prompt: list               # token ids of x
-    gold: list                 # of y, the end token included
-    sample: list | None = None    # of y', with its end token if it ended; None outside self-play
-    opponent: tuple = ()       # log p of gold and sample under the opponent
-    R: float = 0.0             # Eq. 2
-
-    @property
-    def sequences(self):
-        """(ids, n) of each answer: n prompt tokens, then the scored ones."""
-        return [(self.prompt + answer, len(self.prompt))
-                for answer in (self.gold, self.sample) if answer is not None]
-
-
-def chunked(pairs, rng, size):
-    """Shuffled chunks of one database each, at most `size` pairs: a chunk is a packed row."""
-    groups = defaultdict(list)
-    for pair in rng.sample(pairs, len(pairs)):
-        groups[pair.db_id].append(pair)
-    chunks = [g[i:i + size] for g in groups.values() for i in range(0, len(g), size)]
-    return rng.sample(chunks, len(chunks))
-
-
-def steps_of(pairs, epochs, batch, rng, share=8):
-    """Lists of chunks with about `batch` pairs each, for so many epochs (a part of one counts)."""
-    steps, step, left = [], [], round(epochs * len(pairs))
-    while left > 0:
-        for chunk in chunked(pairs, rng, share):
-            step.append(chunk[:left])
-            left -= len(step[-1])
-            if sum(map(len, step)) >= batch or left == 0:
-                steps.append(step)
-                step = []
-            if left == 0:
-                break
-    return steps
-
 
 def fit(model, steps, loss, lr, name, cfg, warmup=0.05, watch=None):
     """AdamW over steps (lists of chunks of Pairs) with linear warm-up and cosine decay to a tenth.
@@ -513,25 +471,6 @@ def schedule(t, warmup):
     if t < warmup:
         return t / warmup
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (t - warmup) / (1 - warmup)))
-
-
-def packed_length(chunk):
-    """Tokens that a chunk's packed row will have, about."""
-    return len(chunk[0].prompt) + sum(len(pair.gold) + len(pair.sample or ()) for pair in chunk)
-
-
-def micro_batches(chunks, budget):
-    """Split a step's chunks, rows of like length together, into parts of `budget` packed tokens;
-    those of the longest rows come first, so that threads end together."""
-    parts, size = [[]], 0
-    for chunk in sorted(chunks, key=packed_length, reverse=True):
-        cost = packed_length(chunk)
-        if parts[-1] and size + cost > budget:
-            parts.append([])
-            size = 0
-        parts[-1].append(chunk)
-        size += cost
-    return parts
 
 
 @torch.no_grad()
@@ -676,11 +615,10 @@ class Run:
             raise DataError(f"--out {cfg.out}: {error.strerror}") from None
 
     def refuse_other_settings(self, before, now):
-        for key in now:
-            if key != "selfplay_rounds" and key in before and before[key] != now[key]:
-                option = key if " " in key else f"--{key}"
-                raise DataError(f"--out {self.out} was made with {option} {before[key]}, not "
-                                f"{now[key]}: choose another --out")
+        for key in now.keys() & before.keys() - {"selfplay_rounds"}:
+            if before[key] != now[key]:
+                raise DataError(f"--out {self.out} was made with {'--' * (' ' not in key)}{key} "
+                                f"{before[key]}, not {now[key]}: choose another --out")
 
     def load(self, name):
         """The Candidate of that name, or None where its round is not finished."""
@@ -788,26 +726,11 @@ def run_eval(cfg, task):
         raise DataError("--stage eval scores a whole split: leave --limit out")
     examples, out = task.usable(cfg.split), Path(cfg.out) / f"eval-{Path(cfg.split).stem}"
     samples = task.answer(load_model(cfg, cfg.model), [task.prompts.sql(e) for e in examples],
-                          f"{cfg.model} on {cfg.split}", vote_temperature(cfg), cfg.samples,
-                          cfg.seed)
+                          f"{cfg.model} on {cfg.split}", 0.7 if cfg.samples > 1 else 0.0,
+                          cfg.samples, cfg.seed)
     texts = voted(task, examples, [task.sql(s) for s in samples], cfg.samples)
     print(f"{sum(not s.finished for s in samples)} of {len(samples)} answers did not end")
-    on_rank0(lambda: show_scores(cfg, task, out, examples, texts))
-
-
-def show_scores(cfg, task, out, examples, texts):
-    """Score the answers, print the table by level, write scores, verdicts and predictions."""
-    summary, verdicts = scoring.score_predictions(task.data, cfg.split, examples, texts,
-                                                  task.verifier)
-    scoring.print_scores(summary)
-    scoring.write_scores(out / "scores.json", summary)
-    scoring.write_verdicts(out / "verdicts.jsonl", examples, texts, verdicts)
-    print(scoring.write_predictions(out, examples, texts, summary["rules"]))
-
-
-def vote_temperature(cfg):
-    """Answers that are to vote must differ; a single one is the likeliest."""
-    return 0.7 if cfg.samples > 1 else 0.0
+    on_rank0(lambda: scoring.report(task.data, cfg.split, examples, texts, task.verifier, out))
 
 
 def voted(task, examples, texts, n):
@@ -828,16 +751,16 @@ def run_ask(cfg, tokenizer, verifier):
     if not cfg.db:
         raise DataError("--stage ask needs --db FILE")
     task = Task(replace(cfg, data=cfg.db), tokenizer, verifier)
-    db_id, = task.data.db_ids()
-    if not task.data.schema(db_id).tables:
-        raise DataError(f"{cfg.db}: no tables in it")
-    task.prompts.linker(db_id)
+    db_id = Path(cfg.db).stem
+    if task.data.db_ids() != [db_id] or not task.data.schema(db_id).tables:
+        raise DataError(f"{cfg.db}: not a SQLite file with tables in it")
+    task.prompts.linker(db_id)                                  # says what is left out
     model = load_model(cfg, cfg.model)
 
     def ask(question):
         example = Example(db_id, " ".join(question.encode("utf-8", "replace").decode().split()), "")
         samples = lm.generate(model, [task.prompts.sql(example)], cfg.max_new,
-                              vote_temperature(cfg), cfg.samples, cfg.seed)
+                              0.7 if cfg.samples > 1 else 0.0, cfg.samples, cfg.seed)
         texts = [task.sql(s) for s in samples]
         sql, result, votes = majority_vote(texts, task.run([task.job(example, t) for t in texts]))
         print(sql + (f"   ({votes} of {len(texts)} agree)" if len(texts) > 1 else ""))
@@ -867,26 +790,15 @@ def progress(steps=None, **options):
     return tqdm(steps, disable=True if RANK else None, mininterval=2, **options)
 
 
-def banner(name, text):
-    print(f"\n== {name}: {text}", flush=True)
-
-
 def report(cfg, task, run, stage):
-    """Run the stage, score test once for every candidate, print the table, write results.json.
-
-    Without test questions the table has validation alone."""
+    """Run the stage, score test once for every candidate, print the table, write results.json."""
     task.announce()
     last, rows = stage(cfg, task, run)[-1], []
     splits = ("val", "test") if task.test else ("val",)
     for c in run.everyone():
         known = (run.out / c.name / f"{splits[-1]}.jsonl").exists()
         model = None if known else load_model(cfg, c.folder)
-        for split in splits:
-            scored = run.score(task, model, c.name, split)
-            low, high = interval(scored)
-            rows.append({"stage": c.name.split("-")[0], "model": c.name, "parent": c.parent,
-                         "split": split, "ex": round(percent(scored), 2), "n": len(scored),
-                         "low": round(low, 2), "high": round(high, 2), "seconds": c.seconds})
+        rows += [result_row(c, split, run.score(task, model, c.name, split)) for split in splits]
     write_json(run.out / "results.json", rows)
     print(f"\n  seed {cfg.seed}, {os.path.relpath(cfg.data)}")
     show_table(rows, splits)

@@ -25,16 +25,18 @@ from safetensors.torch import load_file
 
 import model as lm
 import spft
-from data.benchmarks.reader import Data, Example
+import sqlexec
 from data.benchmarks import splits
+from data.benchmarks.reader import Example
 from data.benchmarks.splits import validation_share
+from data.prompts.pairs import Pair, micro_batches, packed_length, steps_of
 from data.prompts.prompts import question_prompt, sql_prompt
 from data.prompts.schema_text import compact
 from data.report.tables import errors, interval, percent, show_log_ratios, show_result
 from data.sql.tree import normalise
 from data.synthesis.run import run_synth
 from model import Sample
-from spft import Candidate, Config, Pair
+from spft import Candidate, Config
 from sqlexec import Column, Result, Schema, Table, Verifier, majority_vote, read_schema
 
 LINE = ["base", "sft", "vbift-1", "vbift-2", "selfplay-1"]
@@ -319,6 +321,30 @@ def test_schemas_over_the_budget_keep_what_matters(world, base, tokenizer):
     whole = spft.Task(Config(data=str(world), schema="ddl"), tokenizer, None)
     prompt = tokenizer.decode(whole.prompts.sql(example))
     assert prompt.count("CREATE TABLE") == 2 and not whole.prompts.dropped
+
+
+def test_prompts_fit_the_models_context(world, base, tmp_path):
+    """A schema is cut until the prompt leaves room for an answer; a question alone is refused."""
+    folder = shutil.copytree(base, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    example = Example("zoo", "names of keepers", "SELECT COUNT(*) FROM animal")
+    whole = spft.Task(Config(data=str(world)), lm.Tokenizer(base), None).prompts
+    (folder / "config.json").write_text(json.dumps(
+        {**config, "max_position_embeddings": len(whole.sql(example)) + 19}))
+    task = spft.Task(Config(data=str(world), max_new=20), lm.Tokenizer(folder), None)
+    for ids in (task.prompts.sql(example), task.prompts.sql(example, train=True),
+                task.prompts.question(example)):
+        assert len(ids) + 20 <= task.tokenizer.context
+    assert task.prompts.dropped["tables"] >= 2 and not whole.dropped
+    with pytest.raises(sqlexec.DataError, match="exceed the model's context"):
+        task.prompts.sql(Example("zoo", "names of keepers " * 200, "SELECT 1"))
+
+
+def test_a_model_stops_at_its_tokenisers_end_where_its_config_has_none(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
+    assert lm.load_pretrained(folder).config.eos == (lm.Tokenizer(folder).end,)
 
 
 def test_training_and_sampling_see_the_same_prompts_token_by_token(finished):
@@ -870,9 +896,10 @@ def test_rows_that_fill_no_screen(capsys):
 
 
 BAD_DATABASE = {
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "zoo.sqlite"),
     "none named": (None, "--db"),
     "missing": (lambda path: path.unlink(), "no such folder or file"),
-    "empty": (lambda path: path.write_bytes(b""), "no tables"),
+    "empty": (lambda path: path.write_bytes(b""), "tables in it"),
     "corrupt": (lambda path: path.write_bytes(path.read_bytes()[:100] + b"\xff" * 5000),
                 "zoo.sqlite"),
     "encrypted": (lambda path: path.write_bytes(os.urandom(8192)), "not a database"),
@@ -1237,7 +1264,7 @@ def some_items(n=50, groups=3):
 @pytest.mark.parametrize("epochs", [0.0, 0.3, 1.0, 2.0, 2.5])
 def test_every_item_comes_once_an_epoch(epochs):
     items = some_items()
-    steps = spft.steps_of(items, epochs, 16, random.Random(0))
+    steps = steps_of(items, epochs, 16, random.Random(0))
     seen = list(map(key, flat(steps)))
     assert len(seen) == round(epochs * len(items))
     for start in range(0, len(seen), len(items)):
@@ -1247,7 +1274,7 @@ def test_every_item_comes_once_an_epoch(epochs):
 
 def test_chunks_are_of_one_group_and_steps_of_one_size():
     items = some_items(90, groups=4)
-    steps = spft.steps_of(items, 3, 16, random.Random(0), share=8)
+    steps = steps_of(items, 3, 16, random.Random(0), share=8)
     for chunk in (chunk for step in steps for chunk in step):
         assert len({item.db_id for item in chunk}) == 1 and 1 <= len(chunk) <= 8
     sizes = [sum(map(len, step)) for step in steps]
@@ -1256,7 +1283,7 @@ def test_chunks_are_of_one_group_and_steps_of_one_size():
 
 def test_the_order_of_items_is_the_seeds():
     items = some_items()
-    first, again, other = (spft.steps_of(items, 2, 16, random.Random(seed)) for seed in (0, 0, 1))
+    first, again, other = (steps_of(items, 2, 16, random.Random(seed)) for seed in (0, 0, 1))
     assert first == again != other
     assert flat(first)[:50] != flat(first)[50:]         # a new order each epoch
 
@@ -1265,9 +1292,9 @@ def test_the_order_of_items_is_the_seeds():
 def test_micro_batches_hold_all_rows_and_the_budget(budget):
     """Rows of like length stand together: little of a part is padding."""
     chunks = [[item] * (1 + i % 4) for i, item in enumerate(some_items(20))]
-    parts = spft.micro_batches(chunks, budget)
-    lengths = [[spft.packed_length(chunk) for chunk in part] for part in parts]
-    assert sum(parts, []) == sorted(chunks, key=spft.packed_length, reverse=True) and all(parts)
+    parts = micro_batches(chunks, budget)
+    lengths = [[packed_length(chunk) for chunk in part] for part in parts]
+    assert sum(parts, []) == sorted(chunks, key=packed_length, reverse=True) and all(parts)
     assert all(len(part) == 1 or sum(part) <= budget for part in lengths)
 
 

@@ -355,6 +355,16 @@ def print_scores(summary):
           f"{summary['digest']}")
 
 
+def report(data, split, examples, predictions, verifier, out):
+    """Score predictions, print the table by level, and write scores.json, verdicts.jsonl and the
+    predictions in their owners' format into the folder `out`."""
+    summary, verdicts = score_predictions(data, split, examples, predictions, verifier)
+    print_scores(summary)
+    write_scores(out / "scores.json", summary)
+    write_verdicts(out / "verdicts.jsonl", examples, predictions, verdicts)
+    print(write_predictions(out, examples, predictions, summary["rules"]))
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Check gold queries, or score predicted ones.")
     task = parser.add_mutually_exclusive_group(required=True)

@@ -10,6 +10,10 @@ from data.report.terminal import printable
 from data.sql.tree import Literal, SQLError, parse, rewrite, to_sql
 
 
+def banner(name, text):
+    print(f"\n== {name}: {text}", flush=True)
+
+
 def counts(counter):
     most_first = sorted(counter.items(), key=lambda pair: (-pair[1], pair[0]))
     return ", ".join(f"{key} {n}" for key, n in most_first if n) or "none"
@@ -55,9 +59,8 @@ def show_candidate(candidate, rows):
 
 
 def show_players(cfg, name, main, opponent, candidates):
-    print(f"\n== {name}: main {main.name} (EX {main.ex:.1f}) plays opponent {opponent.name} "
-          f"({opponent.ex:.1f}); base {cfg.model}",
-          flush=True)
+    banner(name, f"main {main.name} (EX {main.ex:.1f}) plays opponent {opponent.name} "
+                 f"({opponent.ex:.1f}); base {cfg.model}")
     print("  candidates: " + ", ".join(f"{c.name} {c.ex:.1f} (from {c.parent})"
                                        for c in candidates))
 
@@ -68,6 +71,15 @@ def show_log_ratios(before, after):
         f"{name} {before[name]:.2f} -> {after[name]:.2f}" for name in before))
     if after["gold"] < before["gold"]:
         print("  ALARM: gold SQL has become less likely; a lower --selfplay_lr or --lam may help")
+
+
+def result_row(candidate, split, rows):
+    """What results.json keeps of a candidate's answers to a split."""
+    low, high = interval(rows)
+    return {"stage": candidate.name.split("-")[0], "model": candidate.name,
+            "parent": candidate.parent, "split": split, "ex": round(percent(rows), 2),
+            "n": len(rows), "low": round(low, 2), "high": round(high, 2),
+            "seconds": candidate.seconds}
 
 
 def show_table(rows, splits):

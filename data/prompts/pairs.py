@@ -1,0 +1,69 @@
+"""Training pairs and the batches that they come in.
+
+    Pair(db_id, prompt, gold, ...)           token ids of a prompt and its answers
+    steps_of(pairs, epochs, batch, rng)      an epoch's steps: lists of chunks, one packed row each
+    micro_batches(chunks, budget)            a step in parts of so many packed tokens
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A training pair (x, y), in self-play with the opponent's answer y' and its verdict."""
+    db_id: str                 # pairs of one database share a prompt prefix
+    prompt: list               # token ids of x
+    gold: list                 # of y, the end token included
+    sample: list | None = None    # of y', with its end token if it ended; None outside self-play
+    opponent: tuple = ()       # log p of gold and sample under the opponent
+    R: float = 0.0             # Eq. 2
+
+    @property
+    def sequences(self):
+        """(ids, n) of each answer: n prompt tokens, then the scored ones."""
+        return [(self.prompt + answer, len(self.prompt))
+                for answer in (self.gold, self.sample) if answer is not None]
+
+
+def chunked(pairs, rng, size):
+    """Shuffled chunks of one database each, at most `size` pairs: a chunk is a packed row."""
+    groups = defaultdict(list)
+    for pair in rng.sample(pairs, len(pairs)):
+        groups[pair.db_id].append(pair)
+    chunks = [g[i:i + size] for g in groups.values() for i in range(0, len(g), size)]
+    return rng.sample(chunks, len(chunks))
+
+
+def steps_of(pairs, epochs, batch, rng, share=8):
+    """Lists of chunks with about `batch` pairs each, for so many epochs (a part of one counts)."""
+    steps, step, left = [], [], round(epochs * len(pairs))
+    while left > 0:
+        for chunk in chunked(pairs, rng, share):
+            step.append(chunk[:left])
+            left -= len(step[-1])
+            if sum(map(len, step)) >= batch or left == 0:
+                steps.append(step)
+                step = []
+            if left == 0:
+                break
+    return steps
+
+
+def packed_length(chunk):
+    """Tokens that a chunk's packed row will have, about."""
+    return len(chunk[0].prompt) + sum(len(pair.gold) + len(pair.sample or ()) for pair in chunk)
+
+
+def micro_batches(chunks, budget):
+    """Split a step's chunks, rows of like length together, into parts of `budget` packed tokens;
+    those of the longest rows come first, so that threads end together."""
+    parts, size = [[]], 0
+    for chunk in sorted(chunks, key=packed_length, reverse=True):
+        cost = packed_length(chunk)
+        if parts[-1] and size + cost > budget:
+            parts.append([])
+            size = 0
+        parts[-1].append(chunk)
+        size += cost
+    return parts
