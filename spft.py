@@ -71,8 +71,8 @@ from data.benchmarks import scoring
 from data.prompts.answers import printable, safe_output, sql_of_answer
 from data.benchmarks.reader import Data, Example
 from data.prompts.schema_text import compact, ddl, gold_first, narrow, rank
-from data.sql.tree import (Literal, SQLError, canonical_sql, keeps_meaning, normalise, parse,
-                          quote_name, quote_text, rewrite, to_sql, walk)
+from data.sql import (Literal, SQLError, canonical_sql, keeps_meaning, normalise, parse,
+                      quote_name, quote_text, rewrite, to_sql, walk)
 from data.synthesis.run import run_synth, template_sources
 from data.synthesis.templates import TemplatePool, synthesize
 from data.prompts.values import ValueIndex

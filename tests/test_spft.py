@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 import model as lm
 import spft
 from data.benchmarks.reader import Data, Example
-from data.sql.tree import normalise
+from data.sql import normalise
 from model import Sample
 from spft import Candidate, Config, Item
 from sqlexec import Column, Result, Schema, Table, Verifier, read_schema

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 
 from data.benchmarks.reader import Data
-from data.sql.tree import (
+from data.sql import (
     MAX_DEPTH, Binary, Call, Column, Literal, Query, SQLError, Subquery, Unary, canonical_sql,
     keeps_meaning, normalise, parse, resolve, to_sql, tokenise, walk)
 from fuzz_canonical import fuzz

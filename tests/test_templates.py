@@ -15,7 +15,7 @@ import pytest
 from data.prompts import values
 from data.benchmarks.reader import Data
 from data.synthesis.quality import comparable, is_label, suits
-from data.sql.tree import (
+from data.sql import (
     Binary, Column, Select, canonical_sql, normalise, parse, quote_name, resolve, to_sql, walk)
 from data.synthesis.run import compare, distance, run_synth
 from data.synthesis.templates import (

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
 
-from data.sql.tree import quote_name
+from data.sql import quote_name
 from sqlexec import DataError, database_uri
 
 MAX_CHARS = 50          # longer text is prose: nobody types it out in a question

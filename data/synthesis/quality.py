@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from data.sql.tree import (
+from data.sql import (
     Between, Binary, Call, Column, In, Item, Literal, Logic, Node, Order, Query, Select, Source,
     Star, conjunction, conjuncts, rewrite, to_sql, walk)
 

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from data.benchmarks.reader import SPLITS, Data
-from data.sql.tree import Query, Select, SQLError, normalise, parse, resolve, walk
+from data.sql import Query, Select, SQLError, normalise, parse, resolve, walk
 from data.synthesis.templates import LEVELS, TemplatePool, extract, synthesize
 from sqlexec import DataError, Verifier
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from data.synthesis import quality as sense
 from data.synthesis.quality import (
     ARITHMETIC, COMPARISONS, RANGE, is_label, is_link, number, plain_sources)
-from data.sql.tree import (
+from data.sql import (
     Between, Binary, Call, Column, In, Item, Literal, Logic, Order, Query, Select, Source, SQLError,
     Star, Subquery, Window, With, conjunction, conjuncts, literal, parse, quote_name, resolve,
     rewrite, to_sql, walk)

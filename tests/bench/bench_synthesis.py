@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from data.benchmarks.reader import Data                                            # noqa: E402
-from data.sql.tree import (                                                 # noqa: E402
+from data.sql import (                                                 # noqa: E402
     Binary, Column, Select, SQLError, canonical_sql, normalise, parse, resolve, to_sql, walk)
 from data.synthesis.run import compare                                             # noqa: E402
 from data.synthesis.templates import (                                               # noqa: E402
