@@ -73,13 +73,13 @@ def measure_reader(bench):
         trees = {gold: parse(gold[1]) for gold in golds}
         parsing = time.process_time() - start
         for (db_id, sql), tree in trees.items():
-            printed, housed = to_sql(tree), canonical_sql(sql, bench.data.schema(db_id))
+            printed, canonical = to_sql(tree), canonical_sql(sql, bench.data.schema(db_id))
             result = bench.gold(db_id, sql)
             if result.status != "ok":
                 print("does not run:", db_id, sql, result.error)
             found["same tree after print and parse"] += parse(printed) == tree
             found["same result printed"] += bench.gold(db_id, printed).rows == result.rows
-            found["same result in canonical form"] += bench.gold(db_id, housed).rows == result.rows
+            found["same result in canonical form"] += bench.gold(db_id, canonical).rows == result.rows
         table(f"Reader, {split}: {len(bench.examples[split])} golds, {len(golds)} different",
               [*found.items(), ("milliseconds to parse one", f"{1000 * parsing / len(golds):.2f}")])
 
@@ -97,7 +97,7 @@ def measure_fuzz(bench, count, rng):
         damaged = " ".join(tokens)
         try:
             printed = to_sql(parse(damaged))
-            housed = canonical_sql(damaged, bench.data.schema(db_id))
+            canonical = canonical_sql(damaged, bench.data.schema(db_id))
         except SQLError:
             found["refused, though SQLite runs it" if bench.gold(db_id, damaged).status == "ok"
                   else "refused by both"] += 1
@@ -105,7 +105,7 @@ def measure_fuzz(bench, count, rng):
         result = bench.gold(db_id, damaged)
         if result.status != "ok":
             found["read, though SQLite refuses it"] += 1
-        elif Counter(result.rows) != Counter(bench.gold(db_id, housed).rows) \
+        elif Counter(result.rows) != Counter(bench.gold(db_id, canonical).rows) \
                 or Counter(result.rows) != Counter(bench.gold(db_id, printed).rows):
             found["WRONG"] += 1
             print("WRONG", db_id, damaged)
