@@ -74,7 +74,8 @@ from data.prompts.schema_text import compact, ddl, gold_first, narrow, rank
 from data.sql import (Literal, SQLError, canonical_sql, keeps_meaning, normalise, parse,
                       quote_name, quote_text, rewrite, to_sql, walk)
 from data.synthesis.run import run_synth, template_sources
-from data.synthesis.templates import TemplatePool, synthesize
+from data.synthesis.synthesize import synthesize
+from data.synthesis.templates import TemplatePool, extract
 from data.prompts.values import ValueIndex
 from data.pretraining.random_schemas import Lexicon, random_pairs, random_world
 from sqlexec import DataError, Verifier, read_schema, same_result
@@ -1005,7 +1006,8 @@ def synthesize_pairs(cfg, task, model, rng, n, labelled, earlier=()):
     labelled: Examples, and earlier: records of earlier rounds, whose queries do not come again."""
     schemas = task.data.schema
     pool = TemplatePool(template_sources(task.data, task.train))
-    pool.reweight([(r["query"], schemas(r["db_id"])) for r in earlier if r["part"] == "y-"])
+    pool.reweight([extract(r["query"], schemas(r["db_id"])).key for r in earlier
+                   if r["part"] == "y-"])
     ids = task.data.db_ids() if task.data.own else sorted({e.db_id for e in task.train})
     databases = [(schemas(d), task.data.databases(d)[0]) for d in ids]
     known = {normalise(e.query, schemas(e.db_id)) for e in labelled}
