@@ -72,9 +72,10 @@ from data.report.tables import (
     banner, counts, errors, percent, result_row, show_candidate, show_log_ratios, show_overlap,
     show_players, show_result, show_table)
 from data.report.terminal import printable, safe_output, stoppable
-from data.sql.tree import normalise
+from data.sql import normalise
 from data.synthesis.run import template_sources
-from data.synthesis.templates import TemplatePool, synthesize
+from data.synthesis.synthesize import synthesize
+from data.synthesis.templates import TemplatePool
 from model import (
     RANK, RANKS, join_ranks, leave_ranks, map_over_ranks, on_rank0, sum_over_ranks)
 from sqlexec import DataError, Verifier, majority_vote
@@ -180,7 +181,7 @@ def synthesize_pairs(cfg, task, model, rng, n, labelled, earlier=()):
     labelled, earlier: Examples whose queries do not come again; the templates of earlier rounds'
     y- are drawn more often (3.1.3)."""
     pool = task.templates
-    pool.reweight([(e.query, task.data.schema(e.db_id)) for e in earlier if e.part == "y-"])
+    pool.reweight([e.template for e in earlier if e.part == "y-"])
     known = {normalise(e.query, task.data.schema(e.db_id)) for e in [*labelled, *earlier]}
     draw = random.Random(rng.randrange(2**31))
     made, drops = on_rank0(lambda: synthesize(pool, task.databases(), n, draw, task.verifier.run,

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from data.benchmarks import reader as benchmark  # noqa: E402
 from data.benchmarks.reader import Data, Example  # noqa: E402
 from data.prompts.schema_text import compact  # noqa: E402
-from data.sql.tree import canonical_sql  # noqa: E402
+from data.sql import canonical_sql  # noqa: E402
 from data.prompts.values import ValueIndex  # noqa: E402
 from data.benchmarks.scoring import (  # noqa: E402
     BIRD_MARK, efficiency, hardness, main, print_scores, read_predictions, score_predictions,

@@ -33,8 +33,9 @@ from data.prompts.pairs import Pair, micro_batches, packed_length, steps_of
 from data.prompts.prompts import question_prompt, sql_prompt
 from data.prompts.schema_text import compact
 from data.report.tables import errors, interval, percent, show_log_ratios, show_result
-from data.sql.tree import normalise
+from data.sql import normalise
 from data.synthesis.run import run_synth
+from data.synthesis.templates import extract
 from model import Sample
 from spft import Candidate, Config
 from sqlexec import Column, Result, Schema, Table, Verifier, majority_vote, read_schema
@@ -258,7 +259,8 @@ def sequences(steps):
     return {tuple(ids): n for item in flat(steps) for ids, n in item.sequences}
 
 
-def test_what_verification_finds_goes_into_the_next_round(finished, cli, tmp_path, monkeypatch):
+def test_what_verification_finds_goes_into_the_next_round(finished, cli, world, tmp_path,
+                                                          monkeypatch):
     """y+ is trained in the SQL-to-Text direction, the templates of y- are drawn more often."""
     out, fits, fed = tmp_path / "run", {}, []
     earlier = [("train", "lions", "SELECT age FROM animal WHERE kind = 'lion'"),
@@ -266,9 +268,11 @@ def test_what_verification_finds_goes_into_the_next_round(finished, cli, tmp_pat
                ("y-", "wrong", "SELECT MAX(name) FROM animal WHERE kind = 'zebra'")]
     for name in ("sft", "vbift-1"):
         shutil.copytree(finished.out / "sft", out / name)
+    keys = [extract(query, read_schema(zoo(world))).key for _, _, query in earlier]
     (out / "vbift-1" / "synthetic.jsonl").write_text("".join(
-        json.dumps({"part": part, "db_id": "zoo", "question": question, "query": query}) + "\n"
-        for part, question, query in earlier))
+        json.dumps({"part": part, "db_id": "zoo", "question": question, "query": query,
+                    "template": key}) + "\n"
+        for key, (part, question, query) in zip(keys, earlier)))
     for name in ("base", "sft", "vbift-1"):
         record = Candidate(name, "-", str(finished.out / "sft"), 1.0, 1.0)
         (out / name).mkdir(exist_ok=True)
@@ -280,7 +284,7 @@ def test_what_verification_finds_goes_into_the_next_round(finished, cli, tmp_pat
                         lambda model, steps, *rest: (fits.update({rest[2]: steps}), (model, {}))[1])
     code, _, stderr = cli("--stage", "vbift", "--out", out)
     assert (code, stderr) == (0, "") and list(fits) == ["vbift-2"]
-    assert [query for query, _ in fed[-1]] == [earlier[2][2]]
+    assert fed[-1] == keys[2:]
     tokenizer = lm.Tokenizer(finished.out / "sft")
     trained = Counter(tokenizer.decode(ids[n:]) for ids, n in sequences(fits["vbift-2"]).items())
     assert [trained[text] for _, *pair in earlier for text in pair] == [1, 1, 1, 0, 0, 0]

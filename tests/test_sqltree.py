@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 
 from data.benchmarks.reader import Data
-from data.sql.tree import (
+from data.sql import (
     MAX_DEPTH, Binary, Call, Column, Literal, Query, SQLError, Subquery, Unary, canonical_sql,
     keeps_meaning, normalise, parse, resolve, to_sql, tokenise, walk)
 from fuzz_canonical import fuzz
@@ -127,15 +127,15 @@ def rows(connection, sql):
 def test_print_and_house_form_keep_the_result(small, sql):
     connection, schema = small
     tree = parse(sql)
-    printed, housed = to_sql(tree), canonical_sql(sql, schema)
+    printed, canonical = to_sql(tree), canonical_sql(sql, schema)
     assert parse(printed) == tree
-    assert canonical_sql(housed, schema) == housed
+    assert canonical_sql(canonical, schema) == canonical
     gold = rows(connection, sql.replace("> =", ">=").replace("! =", "!="))
     assert rows(connection, printed) == gold
-    assert rows(connection, housed) == gold
+    assert rows(connection, canonical) == gold
 
 
-HOUSED = {
+CANONICAL = {
     "select  Count( * ) from SINGER ;": "SELECT COUNT(*) FROM singer",
     "SELECT s.NAME FROM singer s WHERE s.Country <> \"France\" ORDER BY s.age ASC":
         "SELECT Name FROM singer WHERE country != 'France' ORDER BY age",
@@ -157,9 +157,9 @@ HOUSED = {
 }
 
 
-@pytest.mark.parametrize("sql", HOUSED)
+@pytest.mark.parametrize("sql", CANONICAL)
 def test_house_style(small, sql):
-    assert canonical_sql(sql, small[1]) == HOUSED[sql]
+    assert canonical_sql(sql, small[1]) == CANONICAL[sql]
 
 
 def test_columns_bind_to_the_inner_scope_first(small):
@@ -495,13 +495,13 @@ def test_spider_golds(spider, split, every):
     golds = sorted({(example.db_id, example.query) for example in data.examples(split)})
     assert len(golds) > 500
     for db_id, sql in golds[::every]:
-        tree, housed = parse(sql), canonical_sql(sql, data.schema(db_id))
+        tree, canonical = parse(sql), canonical_sql(sql, data.schema(db_id))
         assert parse(to_sql(tree)) == tree, sql
-        assert canonical_sql(housed, data.schema(db_id)) == housed, sql
+        assert canonical_sql(canonical, data.schema(db_id)) == canonical, sql
         gold = run(db_id, sql)
         assert gold.status == "ok", (sql, gold.error)
         assert run(db_id, to_sql(tree)).rows == gold.rows, sql
-        assert run(db_id, housed).rows == gold.rows, sql
+        assert run(db_id, canonical).rows == gold.rows, sql
 
 
 NOISE = ["NOT", "-", "IS", "NULL", "(", ")", "||", "BETWEEN", "''", '"x"', "``", "[a]", ".", ";",
@@ -525,7 +525,7 @@ def test_damaged_golds_give_an_error_or_the_same_result(spider):
         damaged = " ".join(tokens)
         try:
             tree = parse(damaged)
-            printed, housed = to_sql(tree), canonical_sql(damaged, data.schema(db_id))
+            printed, canonical = to_sql(tree), canonical_sql(damaged, data.schema(db_id))
         except SQLError:
             refused += 1
             continue
@@ -534,7 +534,7 @@ def test_damaged_golds_give_an_error_or_the_same_result(spider):
         if gold.status == "ok":
             same += 1
             assert run(db_id, printed).rows == gold.rows, damaged
-            assert run(db_id, housed).rows == gold.rows, damaged
+            assert run(db_id, canonical).rows == gold.rows, damaged
     assert same > 700 and refused > 2500
 
 

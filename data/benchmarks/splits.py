@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from data.report.tables import counts
-from data.sql.tree import SQLError, canonical_sql, keeps_meaning
+from data.sql import SQLError, canonical_sql, keeps_meaning
 from sqlexec import DataError
 
 

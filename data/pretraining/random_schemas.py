@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from data.sql.tree import literal, quote_name as quote
+from data.sql import literal, quote_name as quote
 from sqlexec import Column, DataError, Schema, Table
 
 SLOT = re.compile(r"\{(\w+)\}")

@@ -11,7 +11,7 @@ from collections import Counter
 
 from data.prompts.schema_text import compact, ddl, gold_first, narrow, rank
 from data.prompts.values import ValueIndex
-from data.sql.tree import Literal, parse, quote_name, quote_text, walk
+from data.sql import Literal, parse, quote_name, quote_text, walk
 from sqlexec import DataError
 
 FORMS = {"compact": compact, "ddl": ddl}         # how a schema is written

@@ -14,7 +14,7 @@ as before: a table comes with those on its shortest foreign-key path to the tabl
 from collections import Counter, deque
 from dataclasses import replace
 
-from data.sql.tree import Source, SQLError, parse, quote_name, resolve, walk
+from data.sql import Source, SQLError, parse, quote_name, resolve, walk
 from data.prompts.values import NAME_PART, STOP, WORD, fold
 
 

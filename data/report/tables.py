@@ -7,7 +7,7 @@ import math
 from collections import Counter
 
 from data.report.terminal import printable
-from data.sql.tree import Literal, SQLError, parse, rewrite, to_sql
+from data.sql import Literal, SQLError, parse, rewrite, to_sql
 
 
 def banner(name, text):

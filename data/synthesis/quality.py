@@ -3,7 +3,7 @@
     flaw(tree, links)             by its form: nothing that stands in the slots would help
     suits(column, uses, profile)  by what it does with a column, see USES
     group_flaw(groups, profiles)  by what GROUP BY puts together
-    trivial, probes, condemns     by its result, and by what it returns without one of its parts
+    trivial, probes, is_redundant     by its result, and by what it returns without one of its parts
 
 Most rules come from reading what random columns of the right type and key gave. They work on
 resolved trees whose names are slots, written "\\0c2\\0" (see templates.py).
@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from data.sql.tree import (
+from data.sql import (
     Between, Binary, Call, Column, In, Item, Literal, Logic, Node, Order, Query, Select, Source,
     Star, conjunction, conjuncts, rewrite, to_sql, walk)
 
@@ -354,7 +354,7 @@ def trivial(result, tree):
 class Probe(NamedTuple):
     """A query whose result may show that a part of another does nothing."""
     reason: str                      # to reject that other query
-    test: str                        # "same": an equal result condemns it. "order": the probe shows
+    test: str                        # "same": an equal result is_redundant it. "order": the probe shows
     tree: Query                      # the sort keys too, and is run for one row more than LIMIT
 
 
@@ -415,7 +415,7 @@ def _detached(select, order, source):
     return (replace(kept[0], join=""), *kept[1:])
 
 
-def condemns(test, rows, answer):
+def is_redundant(test, rows, answer):
     """Does a Probe's answer show that a part of the query does nothing? rows: the query's own."""
     if answer.status != "ok":
         return False

@@ -10,6 +10,7 @@ process.
 
 import argparse
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -18,12 +19,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from data.benchmarks.reader import Data                                            # noqa: E402
-from data.sql.tree import (                                                 # noqa: E402
-    Binary, Column, Select, SQLError, canonical_sql, normalise, parse, resolve, to_sql, walk)
-from data.synthesis.run import compare                                             # noqa: E402
-from data.synthesis.templates import (                                               # noqa: E402
-    LEVELS, PLACES, Database, TemplatePool, Unfilled, extract_bound, fill, render, synthesize)
+from data.benchmarks.reader import Data                                    # noqa: E402
+from data.sql import (                                                     # noqa: E402
+    Binary, Column, Query, Select, SQLError, canonical_sql, normalise, parse, resolve, rewrite,
+    to_sql, walk)
+from data.synthesis.fill import Database, Unfilled, fill                   # noqa: E402
+from data.synthesis.synthesize import PLACES, synthesize                   # noqa: E402
+from data.synthesis.templates import (                                     # noqa: E402
+    TemplatePool, extract_bound, render, without_from)
 from sqlexec import Connection, Limits                                     # noqa: E402
 
 
@@ -73,13 +76,14 @@ def measure_reader(bench):
         trees = {gold: parse(gold[1]) for gold in golds}
         parsing = time.process_time() - start
         for (db_id, sql), tree in trees.items():
-            printed, housed = to_sql(tree), canonical_sql(sql, bench.data.schema(db_id))
+            printed, canonical = to_sql(tree), canonical_sql(sql, bench.data.schema(db_id))
             result = bench.gold(db_id, sql)
             if result.status != "ok":
                 print("does not run:", db_id, sql, result.error)
             found["same tree after print and parse"] += parse(printed) == tree
             found["same result printed"] += bench.gold(db_id, printed).rows == result.rows
-            found["same result in canonical form"] += bench.gold(db_id, housed).rows == result.rows
+            again = bench.gold(db_id, canonical)
+            found["same result in canonical form"] += again.rows == result.rows
         table(f"Reader, {split}: {len(bench.examples[split])} golds, {len(golds)} different",
               [*found.items(), ("milliseconds to parse one", f"{1000 * parsing / len(golds):.2f}")])
 
@@ -97,7 +101,7 @@ def measure_fuzz(bench, count, rng):
         damaged = " ".join(tokens)
         try:
             printed = to_sql(parse(damaged))
-            housed = canonical_sql(damaged, bench.data.schema(db_id))
+            canonical = canonical_sql(damaged, bench.data.schema(db_id))
         except SQLError:
             found["refused, though SQLite runs it" if bench.gold(db_id, damaged).status == "ok"
                   else "refused by both"] += 1
@@ -105,7 +109,7 @@ def measure_fuzz(bench, count, rng):
         result = bench.gold(db_id, damaged)
         if result.status != "ok":
             found["read, though SQLite refuses it"] += 1
-        elif Counter(result.rows) != Counter(bench.gold(db_id, housed).rows) \
+        elif Counter(result.rows) != Counter(bench.gold(db_id, canonical).rows) \
                 or Counter(result.rows) != Counter(bench.gold(db_id, printed).rows):
             found["WRONG"] += 1
             print("WRONG", db_id, damaged)
@@ -117,6 +121,25 @@ def measure_fuzz(bench, count, rng):
 # ---------------------------------------------------------------------------------------------
 # 2. Templates
 
+LEVELS = ("structure", "typed", "keys", "columns", "tables")
+
+
+def level_text(template, level):
+    """A template's text at one of LEVELS, coarse to fine; only the finest keeps the tables."""
+    if level == "tables":
+        return template.text()
+
+    def label(match):
+        slot = int(match[2])
+        if match[1] == "v":
+            return f"V{slot}" if level == "columns" else "V"
+        type, role = template.columns[slot].type, template.columns[slot].role
+        return {"structure": "column", "typed": type, "keys": f"{type}_{role}".rstrip("_"),
+                "columns": template.label("c", slot).partition("@")[0]}[level]
+
+    return re.sub("\0(.)(\\d+)\0", label, to_sql(rewrite(template.tree, without_from)))
+
+
 def measure_templates(bench):
     keys, lost, same = {}, Counter(), Counter()
     for split, golds in bench.golds.items():
@@ -126,7 +149,7 @@ def measure_templates(bench):
             except SQLError as problem:
                 lost[f"{split}: {problem.reason}"] += 1
                 continue
-            keys[split, db_id, sql] = [template.text(level) for level in LEVELS]
+            keys[split, db_id, sql] = [level_text(template, level) for level in LEVELS]
             again = bench.gold(db_id, render(template.pieces, binding))
             same[split] += again.rows == bench.gold(db_id, sql).rows
     table("Template round trip: refilled with its own names and values, same result",
@@ -148,6 +171,47 @@ def measure_templates(bench):
 
 # ---------------------------------------------------------------------------------------------
 # 3. Synthesis
+
+def constructs(sql, schema):
+    """{construct: its form in this query}; {} where the query cannot be read."""
+    try:
+        tree = resolve(parse(sql), schema)
+    except SQLError:
+        return {}
+    parts = list(walk(tree))
+    selects = [part for part in parts if isinstance(part, Select)]
+    nested = sum(isinstance(part, Query) for part in parts) > 1
+    return {"tables in one FROM": str(max(len(select.sources) for select in selects)),
+            "nested": "yes" if nested else "no",
+            "set operator": " ".join(tree.ops) or "none",
+            "GROUP BY": "yes" if any(select.group for select in selects) else "no",
+            "ORDER BY": "none" if not tree.order else "with LIMIT" if tree.limit else "plain"}
+
+
+def distance(left, right):
+    """Total variation distance of two lists: 0 for equal shares, 1 for nothing in common."""
+    left, right = [{key: count / len(things) for key, count in Counter(things).items()}
+                   for things in (left, right)]
+    return sum(abs(left.get(key, 0) - right.get(key, 0)) for key in left | right) / 2
+
+
+def compare(train, made):
+    """{construct: {"distance", "shares": {form: (in train, in made)}}} for lists of (sql, schema).
+
+    "all" has the distance of whole combinations. Empty where one list is.
+    """
+    sides = [[found for pair in pairs if (found := constructs(*pair))] for pairs in (train, made)]
+    if not all(sides):
+        return {}
+    whole = [[tuple(found.values()) for found in side] for side in sides]
+    result = {"all": {"distance": round(distance(*whole), 4), "shares": {}}}
+    for name in sides[0][0]:
+        forms = [[found[name] for found in side] for side in sides]
+        result[name] = {"distance": round(distance(*forms), 4), "shares": {
+            form: tuple([round(side.count(form) / len(side), 4) for side in forms])
+            for form in sorted(set(forms[0] + forms[1]))}}
+    return result
+
 
 def undeclared_joins(sql, schema):
     """How many equalities between columns in ON are no declared foreign key."""
@@ -203,8 +267,7 @@ def measure_synthesis(bench, n, rng):
                                           for row in result.rows for cell in row)
             for result in again)),
         ("in canonical form as they stand", sum(
-            canonical_sql(item.sql, schemas[item.db_id]) == item.sql
-                                             for item in kept)),
+            canonical_sql(item.sql, schemas[item.db_id]) == item.sql for item in kept)),
         ("equal to a train or dev query", sum(item.sql in known for item in kept)),
         ("equal to a dev query", sum(item.sql in dev for item in kept)),
         ("joins along no declared key", sum(undeclared_joins(item.sql, schemas[item.db_id])

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data.benchmarks.reader import Data                                               # noqa: E402
-from data.sql.tree import SQLError, canonical_sql, keeps_meaning               # noqa: E402
+from data.sql import SQLError, canonical_sql, keeps_meaning               # noqa: E402
 from sqlexec import (Limits, order_matters, read_schema, run_sql,             # noqa: E402
                      same_result)
 

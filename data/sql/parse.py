@@ -1,0 +1,404 @@
+"""Text to tree: tokens, then precedence climbing, bounded in length and depth."""
+
+import re
+from typing import NamedTuple
+
+from data.sql.render import to_sql
+from data.sql.tree import (
+    EQUALITY, KEYWORDS, PRECEDENCE, RESERVED, UNARY, Between, Binary, Call, Case, Cast, Column,
+    Exists, In, Item, Literal, Logic, Order, Query, Row, Select, Source, SQLError, Star, Subquery,
+    Unary, Window, With)
+
+MAX_LENGTH = 20_000                  # characters: no benchmark query comes near it
+MAX_DEPTH = 50                       # nested expressions and queries: keeps us off Python's stack
+
+_TOKEN = re.compile(r"""
+  (?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
+| (?P<blob>x'(?:[0-9a-f]{2})*')
+| (?P<text>'(?:[^']|'')*')
+| (?P<double>"(?:[^"]|"")*")
+| (?P<name>`(?:[^`]|``)*`|\[[^\]]*\])
+| (?P<number>(?:0x[0-9a-f]+|(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)(?![\w.]))
+| (?P<word>[^\W\d][\w$]*)
+| (?P<op>[<>!]\s=|\|\||<>|[!<>=]=|<<|>>|->>?|[-+*/%=<>(),.;&|~])
+""", re.VERBOSE | re.DOTALL | re.IGNORECASE)
+
+
+class Token(NamedTuple):
+    kind: str                        # blob text double name number word op end
+    value: str                       # without its quotes
+    at: int
+    upper: str                       # what accept() sees: words and operators in upper case
+
+
+def tokenise(text):
+    """The tokens of a text, an "end" token last. SQLError for what is not SQL or too long."""
+    if len(text) > MAX_LENGTH:
+        raise SQLError("query too long", MAX_LENGTH)
+    tokens, at = [], 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if not match:
+            reason = "bind parameter" if text[at] in "?:@#$" else "no SQL token"
+            raise SQLError(reason, at, repr(text[at:at + 10]))
+        kind, value = match.lastgroup, match.group()
+        if "\0" in value:
+            raise SQLError("NUL character", at)
+        if kind in ("text", "double", "name"):
+            quote = value[-1]
+            value = value[1:-1].replace(quote * 2, quote) if quote != "]" else value[1:-1]
+        if kind != "space":
+            upper = re.sub(r"\s", "", value).upper() if kind in ("word", "op") else ""
+            tokens.append(Token(kind, value, at, upper))
+        at = match.end()
+    return tokens + [Token("end", "end of query", len(text), "")]
+
+
+# ---------------------------------------------------------------------------------------------
+# Parser
+
+_SPELLING = {"==": "=", "<>": "!=", "ISNULL": "IS", "NOTNULL": "IS"}
+_NEGATABLE = ("IN", "BETWEEN", "LIKE", "GLOB", "REGEXP", "MATCH", "NULL")
+
+
+class _Tokens:
+    """The tokens of a text and a position among them."""
+
+    def __init__(self, text):
+        self.tokens, self.next, self.depth, self.chained = tokenise(text), 0, 0, 0
+
+    @property
+    def token(self):
+        return self.tokens[self.next]
+
+    def ahead(self, *words):
+        """Do these words come next?"""
+        found = self.tokens[self.next:self.next + len(words)]
+        return [token.upper for token in found] == list(words)
+
+    def accept(self, *words):
+        """Takes these words if they come next."""
+        if self.ahead(*words):
+            self.next += len(words)
+            return True
+        return False
+
+    def at_query(self):
+        return self.ahead("SELECT") or self.ahead("WITH")
+
+    def expect(self, word):
+        if not self.accept(word):
+            self.fail(f"expected {word}")
+
+    def fail(self, reason):
+        raise SQLError(reason, self.token.at, f"(here is {self.token.value!r})")
+
+    def take(self):
+        self.next += 1
+        return self.tokens[self.next - 1]
+
+    def deeper(self):
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            self.fail("nested too deep")
+
+    def named(self):
+        """Can the next token be a name?"""
+        token = self.token
+        return token.kind in ("double", "name") or (
+            token.kind == "word" and token.upper not in RESERVED)
+
+    def name(self):
+        if not self.named() or not self.token.value:
+            self.fail("name in single quotes" if self.token.kind == "text" else "expected a name")
+        return self.take().value
+
+    def alias(self):
+        """[AS] name, or None. SQLite takes a name in single quotes here, too."""
+        told = self.accept("AS")
+        if self.token.kind == "text" and self.token.value:
+            return self.take().value
+        return self.name() if told or self.named() else None
+
+    def several(self, read):
+        """What read() takes, once or more, between commas."""
+        parts = [read()]
+        while self.accept(","):
+            parts.append(read())
+        return tuple(parts)
+
+    def bracketed(self, read):
+        """What read() takes, between parentheses."""
+        self.expect("(")
+        part = read()
+        self.expect(")")
+        return part
+
+    def names(self):
+        return self.bracketed(lambda: self.several(self.name))
+
+
+class _Expressions(_Tokens):
+    """Reads expressions; queries inside them are read by the class below."""
+
+    def expression(self, minimum=0):
+        """Precedence climbing: an operand, then every operator that binds at least so tightly."""
+        self.deeper()
+        left, turns = self.prefix(), 0
+        while (op := self.operator()) and PRECEDENCE[op] >= minimum:
+            self.chained += turns > 0 and op not in ("AND", "OR")
+            if self.chained > MAX_DEPTH:             # a + b + c ... is a tree as deep as it is long
+                self.fail("too many chained operators")
+            left, turns = self.infix(left, op), turns + 1
+        self.depth -= 1
+        return left
+
+    def operator(self):
+        """The operator that comes next, without taking it; NOT belongs to the word after it."""
+        word = self.token.upper
+        if word == "NOT" and self.tokens[self.next + 1].upper in _NEGATABLE:
+            word = self.tokens[self.next + 1].upper
+            return "IS" if word == "NULL" else word
+        if word in ("->", "->>"):
+            self.fail("JSON arrow")
+        word = _SPELLING.get(word, word)
+        return word if word in PRECEDENCE and word != "NOT" else None
+
+    def infix(self, left, op):
+        negated = self.accept("NOT")
+        word = self.take().upper
+        if word in ("ISNULL", "NOTNULL", "NULL"):
+            return Binary("IS" if word == "ISNULL" else "IS NOT", left, Literal("keyword", "NULL"))
+        if op == "IN":
+            return In(left, self.options(), negated)
+        if op == "BETWEEN":
+            low = self.expression(EQUALITY + 1)
+            self.expect("AND")
+            return Between(left, low, self.expression(EQUALITY + 1), negated)
+        if op == "IS" and self.accept("NOT"):
+            op, tight = "IS NOT", EQUALITY + 1
+        else:
+            tight = PRECEDENCE[op] + 1
+        if self.accept("DISTINCT", "FROM"):          # SQLite's own reading of it
+            op = {"IS": "IS NOT", "IS NOT": "IS"}.get(op) or self.fail("expected IS")
+        right = Literal("keyword", self.name()) if op == "COLLATE" else self.expression(tight)
+        if op in ("AND", "OR"):
+            same = [part.operands if isinstance(part, Logic) and part.op == op else (part,)
+                    for part in (left, right)]
+            return Logic(op, same[0] + same[1])
+        return Binary("NOT " + op if negated else op, left, right)
+
+    def options(self):
+        if self.named():
+            self.fail("IN a table")
+        return self.bracketed(lambda: self.query() if self.at_query() else self.listed())
+
+    def listed(self):
+        """Expressions up to the closing parenthesis, perhaps none."""
+        return () if self.ahead(")") else self.several(self.expression)
+
+    def prefix(self):
+        if self.accept("NOT"):
+            return Unary("NOT", self.expression(PRECEDENCE["NOT"]))
+        if self.token.upper not in ("-", "+", "~"):
+            return self.primary()
+        op, operand = self.take().upper, self.expression(UNARY)
+        if op == "-" and isinstance(operand, Literal) and operand.kind == "number":
+            if not operand.value.startswith("-"):
+                return Literal("number", "-" + operand.value)
+        return Unary(op, operand)
+
+    def primary(self):
+        token = self.token
+        if token.kind in ("text", "number", "blob"):
+            self.next += 1
+            return Literal(token.kind, token.value)
+        if self.ahead("("):
+            return self.bracketed(self.inner)
+        if self.accept("CASE"):
+            return self.case()
+        if self.accept("EXISTS"):
+            return Exists(self.bracketed(self.query))
+        following = self.tokens[min(self.next + 1, len(self.tokens) - 1)].upper
+        if token.kind == "word" and following == "(" and token.upper not in RESERVED:
+            return self.call()
+        if token.upper in KEYWORDS and following != ".":
+            self.next += 1
+            return Literal("keyword", token.upper)
+        return self.column()
+
+    def inner(self):
+        if self.at_query():
+            return Subquery(self.query())
+        items = self.several(self.expression)
+        return items[0] if len(items) == 1 else Row(items)
+
+    def case(self):
+        base = None if self.ahead("WHEN") else self.expression()
+        branches = []
+        while self.accept("WHEN"):
+            condition = self.expression()
+            self.expect("THEN")
+            branches.append((condition, self.expression()))
+        default = self.expression() if self.accept("ELSE") else None
+        self.expect("END")
+        if not branches:
+            self.fail("CASE without WHEN")
+        return Case(base, tuple(branches), default)
+
+    def call(self):
+        name, at = self.take().upper, self.take().at
+        if name == "CAST":
+            return self.cast()
+        distinct = self.accept("DISTINCT")
+        args = (Star(at=at + 1),) if self.accept("*") else self.listed()
+        self.expect(")")
+        if self.ahead("FILTER", "("):
+            self.fail("FILTER")
+        call = Call(name, args, distinct)
+        return self.window(call) if self.accept("OVER") else call
+
+    def cast(self):
+        operand = self.expression()
+        self.expect("AS")
+        words = [self.name().upper()]
+        while self.named():
+            words.append(self.name().upper())
+        if self.ahead("("):                          # VARCHAR(20), DECIMAL(10, 2)
+            words[-1] += f"({to_sql(self.bracketed(lambda: self.several(self.expression)))})"
+        self.expect(")")
+        return Cast(operand, " ".join(words))
+
+    def window(self, call):
+        if not self.accept("(") or self.named() and not self.ahead("PARTITION"):
+            self.fail("window by name" if self.named() else "expected (")
+        partition = self.several(self.expression) if self.accept("PARTITION", "BY") else ()
+        order = self.several(self.order) if self.accept("ORDER", "BY") else ()
+        if self.token.upper in ("ROWS", "RANGE", "GROUPS"):
+            self.fail("window frame")
+        self.expect(")")
+        return Window(call, partition, order)
+
+    def column(self):
+        token = self.token
+        if token.kind == "double" and not token.value:               # "" is the empty text
+            return Literal("text", self.take().value)
+        name = self.name()
+        if self.accept("."):
+            quoted = self.token.kind == "double"
+            return Column(self.name(), name, quoted, at=token.at)
+        return Column(name, None, token.kind == "double", at=token.at)
+
+
+class _Parser(_Expressions):
+    """Reads queries and their clauses."""
+
+    def query(self):
+        self.deeper()
+        ctes = self.several(self.cte) if self.accept("WITH") else ()
+        arms, ops = [self.select()], []
+        while self.token.upper in ("UNION", "INTERSECT", "EXCEPT"):
+            op = self.take().upper
+            ops.append("UNION ALL" if op == "UNION" and self.accept("ALL") else op)
+            arms.append(self.select())
+        order = self.several(self.order) if self.accept("ORDER", "BY") else ()
+        limit = offset = None
+        if self.accept("LIMIT"):
+            limit = self.expression()
+            if self.accept("OFFSET"):
+                offset = self.expression()
+            elif self.accept(","):                   # LIMIT offset, count
+                offset, limit = limit, self.expression()
+        self.depth -= 1
+        return Query(tuple(arms), tuple(ops), order, limit, offset, ctes)
+
+    def cte(self):
+        if self.ahead("RECURSIVE"):
+            self.fail("recursive WITH")
+        name, columns = self.name(), self.names() if self.ahead("(") else ()
+        self.expect("AS")
+        return With(name, columns, self.bracketed(self.query))
+
+    def select(self):
+        if self.ahead("VALUES"):
+            self.fail("VALUES")
+        self.expect("SELECT")
+        distinct = self.accept("DISTINCT")
+        self.accept("ALL")
+        items = self.several(self.item)
+        sources = self.sources() if self.accept("FROM") else ()
+        where = self.expression() if self.accept("WHERE") else None
+        group = self.several(self.expression) if self.accept("GROUP", "BY") else ()
+        having = self.expression() if self.accept("HAVING") else None
+        return Select(items, distinct, sources, where, group, having)
+
+    def item(self):
+        at = self.token.at
+        if self.accept("*"):
+            return Item(Star(at=at))
+        following = self.tokens[self.next + 1:self.next + 3]
+        if self.named() and [token.upper for token in following] == [".", "*"]:
+            star = Star(self.name(), at=at)
+            self.next += 2
+            return Item(star)
+        return Item(self.expression(), self.alias())
+
+    def sources(self):
+        found = [self.source("")]
+        while join := self.join_word():
+            found.append(self.source(join))
+        return tuple(found)
+
+    def join_word(self):
+        if self.accept(","):
+            return ","
+        start, words = self.next, []
+        if self.accept("NATURAL"):
+            words.append("NATURAL")
+        if self.token.upper in ("LEFT", "RIGHT", "FULL", "CROSS"):
+            words.append(self.take().upper)
+            self.accept("OUTER")
+        else:
+            self.accept("INNER")
+        if self.next == start and not self.ahead("JOIN"):
+            return None
+        self.expect("JOIN")
+        return " ".join(words + ["JOIN"])
+
+    def source(self, join):
+        at = self.token.at
+        if self.ahead("(") and self.tokens[self.next + 1].upper not in ("SELECT", "WITH", "VALUES"):
+            self.fail("parenthesised join")
+        table = self.bracketed(self.query) if self.ahead("(") else self.name()
+        if self.ahead("(") or self.ahead("."):
+            self.fail("schema-qualified name" if self.ahead(".") else "table-valued function")
+        alias, on, using = self.alias(), None, ()
+        if self.ahead("INDEXED") or self.ahead("NOT", "INDEXED"):
+            self.fail("INDEXED BY")
+        if self.accept("ON"):
+            on = self.expression()
+        elif self.accept("USING"):
+            using = self.names()
+        return Source(table, alias, join, on, using, at=at)
+
+    def order(self):
+        expression = self.expression()
+        descending = self.accept("DESC")
+        self.accept("ASC")
+        nulls = ""
+        if self.accept("NULLS"):
+            if not self.ahead("FIRST") and not self.ahead("LAST"):
+                self.fail("expected FIRST or LAST")
+            nulls = self.take().upper
+        return Order(expression, descending, nulls)
+
+
+def parse(text):
+    """The tree of one SELECT statement. SQLError (with its place) for anything else."""
+    parser = _Parser(text)
+    query = parser.query()
+    while parser.accept(";"):
+        pass
+    if parser.token.kind != "end":
+        parser.fail("expected the end")
+    return query

@@ -1,0 +1,267 @@
+"""Fills the slots of a template with what a database holds (section 3.1.1).
+
+    Database(schema, db_path)              keys, columns and values as filling needs them
+    fill(template, database, rng)          one query on another schema; Unfilled says why not
+
+A link is filled by a declared foreign key or not at all; a key of several columns is joined whole.
+"""
+
+import re
+from collections import deque
+from functools import cached_property
+from itertools import groupby
+
+from data.sql import literal
+from data.synthesis import quality
+from data.synthesis.profiles import Profiles
+from data.synthesis.templates import Binding, ColumnSlot, draw_together, render
+from sqlexec import read_schema
+
+GAMMA = 0.3                  # a table d keys away is drawn with weight GAMMA ** d [ours]
+BARREN = "no tables with such keys and columns"             # will not change by chance
+
+
+class Unfilled(Exception):
+    """A template finds no place in a schema; the message is the reason."""
+
+
+class Database:
+    """A schema and what its database holds, as filling sees them. DataError if unreadable."""
+
+    def __init__(self, schema, db_path):
+        self.schema, self.path, self.profiles = schema, db_path, Profiles(db_path)
+        self._fitting, self._fits = {}, {}
+        self.column = {(table.name, column.name): column
+                        for table in schema.tables for column in table.columns}
+        self._spelled = {(table.lower(), name.lower()): (table, name)
+                         for table, name in self.column}
+        self.declared = self._pairs(schema.foreign_keys)
+        children = {child for child, _ in self.declared}
+        self.kinds = {table.name: {} for table in schema.tables}     # (type, role) -> [Column]
+        for place, column in self.column.items():
+            role = "pk" if column.primary else "fk" if place in children else ""
+            self.kinds[place[0]].setdefault((column.type, role), []).append(column)
+
+    def close(self):
+        self.profiles.close()
+
+    def _pairs(self, keys):
+        """[((table, column), (table, column))]; a key may name what is not there."""
+        pairs = [tuple([self._spelled.get((table.lower(), name.lower())) for table, name in
+                        (key[:2], key[2:])]) for key in keys]
+        return [pair for pair in pairs if all(pair)]
+
+    @cached_property
+    def keys(self):
+        """Foreign keys in use as ((table, column), (table, column)), with one parent to find; of
+        those of several columns each part, see whole."""
+        of = self.profiles.of
+        return [(child, parent) for child, parent in self.declared
+                if of(*child).filled and of(*parent).filled
+                and self.whole.get((child, parent), of(*parent).identifies)]
+
+    @cached_property
+    def whole(self):
+        """{(child, parent), either way round: all such pairs of its key} for the parts of keys of
+        several columns: one alone finds several parents.
+
+        tables.json does not tell which parts belong together: the file does.
+        """
+        found = {}
+        for key in self.schema.composite or read_schema(self.path).composite:
+            pairs = self._pairs(key)
+            filled = all(self.profiles.of(*place).filled for pair in pairs for place in pair)
+            usable = len(pairs) == len(key) and filled and self.profiles.identify(
+                [parent for _, parent in pairs])
+            for pair in pairs:
+                found[pair] = pairs if usable else []
+                found[pair[::-1]] = [other[::-1] for other in found[pair]]
+        return found
+
+    def distances(self, start):
+        """{table: number of keys on the shortest path}, unreachable tables left out."""
+        found, queue = {start: 0}, deque([start])
+        while queue:
+            table = queue.popleft()
+            for (child, _), (parent, _) in self.keys:
+                for other in (child, parent) if table in (child, parent) else ():
+                    if other not in found:
+                        found[other] = found[table] + 1
+                        queue.append(other)
+        return found
+
+    def fitting(self, table, kind):
+        """The columns of a table that make sense in a slot; kind: its (type, role, uses)."""
+        if (table, kind) not in self._fitting:
+            self._fitting[table, kind] = [
+                column for column in self.kinds[table].get(kind[:2], ())
+                if quality.suits(column, *kind[1:], self.profiles.of(table, column.name))]
+        return self._fitting[table, kind]
+
+    def fits(self, table, needs):
+        """Has the table columns enough for a table slot? needs: one of Template.needs."""
+        if (table, needs) not in self._fits:
+            self._fits[table, needs] = all(
+                len(self.fitting(table, kind)) >= count for kind, count in needs)
+        return self._fits[table, needs]
+
+
+def fill(template, database, rng):
+    """SQL text of the template on a Database. Unfilled(reason) if it has no place there."""
+    template, binding = bind(template, database, rng)
+    return render(template.pieces, binding)
+
+
+def bind(template, database, rng):
+    """(the template, wider where a link lies on a key of several columns, a random Binding):
+    tables along the links, then columns, then values."""
+    tables, columns = _place(template, database, rng)
+    template = _whole(template, database, columns)
+    for index, slot in enumerate(template.columns):
+        if index not in columns:
+            columns[index] = _choose_column(slot, tables[slot.table], columns, database, rng)
+    places = [columns[index] for index in range(len(template.columns))]
+    profiles = [database.profiles.of(*place) for place in places]
+    chosen = [database.column[place] for place in places]
+    problem = quality.group_flaw(template.groups, profiles)
+    if problem:
+        raise Unfilled(problem)
+    if not all(quality.comparable(chosen[a], chosen[b]) for a, b in template.twins):
+        raise Unfilled("nothing in common to compare")
+    literals = _choose_values(template, chosen, profiles, rng)
+    return template, Binding(tuple([tables[t] for t in range(template.tables)]),
+                             tuple([column.name for column in chosen]), literals)
+
+
+def _place(template, database, rng):
+    """({table slot: table}, {column slot: (table, column)}) along declared keys."""
+    placed = _follow(_connected(template.links, template.columns), template, database, {}, {}, rng)
+    if placed is None:
+        raise Unfilled(BARREN)
+    tables, columns = placed
+    for slot in range(template.tables):
+        if slot in tables:
+            continue
+        free = [table.name for table in database.schema.tables
+                if table.name not in tables.values()
+                and database.fits(table.name, template.needs[slot])]
+        weights = [1.0] * len(free)
+        if tables:
+            distances = database.distances(tables[min(tables)])
+            weights = [GAMMA ** distances[name] if name in distances else 0.0 for name in free]
+        if not any(weights):
+            raise Unfilled("no such table nearby" if tables else BARREN)
+        tables[slot] = rng.choices(free, weights)[0]
+    return tables, columns
+
+
+def _whole(template, database, columns):
+    """The template with all pairs of the keys on which its links lie; adds to columns."""
+    for link in template.links:
+        laid = {frozenset((columns[a], columns[b])) for a, b, _ in template.links}
+        key = database.whole.get((columns[link.child], columns[link.parent]), ())
+        slots, pairs = list(template.columns), []
+        for pair in [pair for pair in key if frozenset(pair) not in laid]:
+            pairs.append([])
+            for end, place in zip(link[:2], pair):
+                known = next((slot for slot in columns if columns[slot] == place), len(slots))
+                if known == len(slots):
+                    slots.append(ColumnSlot(slots[end].table, database.column[place].type, "fk"))
+                columns[known] = place
+                pairs[-1].append(known)
+        if pairs:
+            template = template.widened(link, pairs, tuple(slots))
+    return template
+
+
+def _connected(links, columns):
+    """The links in an order in which each, if it can, touches a table of an earlier one."""
+    left, ordered, seen = list(links), [], set()
+    while left:
+        link = next((link for link in left if columns[link.child].table in seen
+                     or columns[link.parent].table in seen), left[0])
+        left.remove(link)
+        ordered.append(link)
+        seen |= {columns[link.child].table, columns[link.parent].table}
+    return ordered
+
+
+def _follow(links, template, database, tables, columns, rng):
+    """Lays the links on foreign keys of the schema, backtracking; None if it cannot be done."""
+    if not links:
+        return tables, columns
+    keys = database.keys + [key[::-1] for key in database.keys if not links[0].declared]
+    for key in sorted(keys, key=lambda _: rng.random()):
+        laid = _laid(links[0], key, template, database, tables, columns)
+        placed = laid and _follow(links[1:], template, database, *laid, rng)
+        if placed:
+            return placed
+    return None
+
+
+def _laid(link, key, template, database, tables, columns):
+    """(tables, columns) with the link on this key, or None where that contradicts them."""
+    ends = [(slot, template.columns[slot].table, place) for slot, place in zip(link[:2], key)]
+    if not all(database.fits(place[0], template.needs[table]) for _, table, place in ends):
+        return None
+    if key in database.whole and frozenset(link[:2]) not in template.joins:
+        return None
+    tables, columns = dict(tables), dict(columns)
+    for slot, table, place in ends:
+        if tables.setdefault(table, place[0]) != place[0] \
+                or columns.setdefault(slot, place) != place:
+            return None
+    apart = len(set(tables.values())) == len(tables) and len(set(columns.values())) == len(columns)
+    return (tables, columns) if apart else None
+
+
+def _choose_column(slot, table, taken, database, rng):
+    free = [column for column in database.fitting(table, slot[1:])
+            if (table, column.name) not in taken.values()]
+    if not free:
+        raise Unfilled("too few columns with such values")
+    return table, rng.choice(free).name
+
+
+_SMALL = {"count": (1, 1, 2, 2, 2, 3, 3, 4, 5), "limit": (2, 3, 3, 3, 3, 5, 5, 10)}   # as in Spider
+
+
+def _choose_values(template, chosen, profiles, rng):
+    """SQL literals for the value slots; those drawn together differ and keep their order."""
+    slots, literals = template.values, {}
+    order = sorted(range(len(slots)), key=lambda v: (draw_together(slots[v]), slots[v].rank))
+    for (kind, column), members in groupby(order, key=lambda v: draw_together(slots[v])):
+        members = list(members)
+        pool = _SMALL[kind] if kind in _SMALL else profiles[column].values
+        pool = sorted(set(pool)) if len(members) > 1 and kind in _SMALL else pool
+        if len(pool) < len(members):
+            raise Unfilled("too few values")
+        drawn = [pool[i] for i in sorted(rng.sample(range(len(pool)), len(members)))]
+        ranged = any(slots[v].kind == "range" for v in members)
+        if ranged and not quality.is_label(chosen[column]):
+            drawn = _rounded(drawn)
+        for v, value in zip(members, drawn):
+            value = _shaped(slots[v], value, rng)
+            whole = not isinstance(value, str) and value == int(value)
+            literals[v] = literal(int(value) if whole else value)
+    return tuple([literals[v] for v in range(len(slots))])
+
+
+def _rounded(drawn):
+    """Thresholds as people say them: two digits, days; not if that makes two of them equal."""
+    rounded = [re.sub(r"^(\d{4}-\d\d-\d\d) .*", r"\1", value) if isinstance(value, str)
+               else type(value)(float(f"{value:.2g}")) for value in drawn]
+    return rounded if len(set(rounded)) == len(rounded) else drawn
+
+
+def _shaped(slot, value, rng):
+    """The value as its operator wants it: a word of it for LIKE, a total for SUM."""
+    if slot.kind == "like":
+        words = re.findall(r"[^\W\d_]{3,}", str(value))
+        if not words:
+            raise Unfilled("no word to look for")
+        place = {"x%": 0, "%x": -1}.get(slot.shape, rng.randrange(len(words)))
+        return (slot.shape or "%x%").replace("x", words[place])
+    if slot.kind == "sum" and isinstance(value, (int, float)):
+        return value * rng.choice((1, 2, 3))
+    return value

@@ -1,0 +1,124 @@
+"""How the columns of one database are filled, and with what (section 3.1.1)."""
+
+import re
+import sqlite3
+from dataclasses import dataclass
+from functools import cached_property
+
+from data.prompts.values import FIGURE, Meter
+from data.sql import quote_name
+from sqlexec import DataError, database_uri
+
+ROWS = 20_000           # rows that a profile looks at: some tables have millions
+SAMPLE = 300            # distinct values that it keeps
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One column: how many rows were looked at, how many are not NULL, how many differ."""
+    rows: int
+    filled: int
+    distinct: int
+    values: tuple           # distinct ones that can be written as a literal, sorted
+    numeric: bool           # all of them are numbers
+
+    @property
+    def unique(self):
+        return self.filled == self.distinct == self.rows
+
+    @property
+    def identifies(self):
+        """Does a value stand for one row?"""
+        return self.filled == self.distinct
+
+    @cached_property
+    def fractions(self):
+        return self.numeric and any(value % 1 for value in self.values)
+
+    @cached_property
+    def years(self):
+        return self.numeric and not self.fractions and bool(self.values) and (
+            1500 <= self.values[0] <= self.values[-1] <= 2100)
+
+    def kinds(self, limit):
+        """Do the values sort rows into kinds? Numbers do so if they are few and come again."""
+        figures = self.numeric or self.values and all(
+            FIGURE.fullmatch(str(value)) for value in self.values)
+        return not figures or (not self.fractions and self.distinct <= limit
+                               and self.distinct * 2 <= self.filled)
+
+
+class Profiles:
+    """Profiles of a database's columns, each read once through a read-only connection.
+
+    skipped: a line for each column that takes too long or cannot be compared; its profile is empty.
+    """
+
+    def __init__(self, db_path):
+        self.path, self._connection, self._known, self.skipped = db_path, None, {}, []
+
+    def of(self, table, column):
+        """The Profile of a column; of an empty one where the database lacks it."""
+        key = (table, column)
+        if key not in self._known:
+            # A qualified name: SQLite reads an unknown bare one in double quotes as text.
+            name, some = f"{quote_name(table)}.{quote_name(column)}", quote_name(table)
+            self._known[key] = self._safely(name, lambda: self._read(some, name)) or Profile(
+                0, 0, 0, (), False)
+        return self._known[key]
+
+    def identify(self, places):
+        """Do the values of these columns of one table, [(table, column)], stand for one row?"""
+        key = tuple(places)
+        if key not in self._known:
+            names = ", ".join(quote_name(column) for _, column in places)
+            sql = (f"SELECT 1 FROM (SELECT {names} FROM {quote_name(places[0][0])} LIMIT {ROWS}) "
+                   f"GROUP BY {names} HAVING COUNT(*) > 1 LIMIT 1")
+            self._known[key] = self._safely(names, lambda: not self._ask(sql))
+        return self._known[key]
+
+    def close(self):
+        if self._connection:
+            self._connection.close()
+        self._connection = None
+
+    def _safely(self, name, read):
+        """What read() returns, or None where SQLite cannot: tables.json lists what the file does
+        not have, a view may take for ever, a column may need a collation of another program."""
+        try:
+            self._connect()
+            with self._meter.share(1 / 20):
+                return read()
+        except (OSError, sqlite3.Error, UnicodeError) as problem:
+            if not self._connection or not isinstance(problem, (sqlite3.OperationalError,
+                                                                UnicodeError)):
+                raise DataError(f"{self.path}: {problem}") from problem
+            if not re.match("no such (table|column)", str(problem)):
+                self.skipped.append(f"column {name}: {problem}")
+
+    def _connect(self):
+        if self._connection is None:
+            self._connection = sqlite3.connect(database_uri(self.path), uri=True)
+            self._connection.text_factory = lambda cell: cell.decode("utf-8", "replace")
+            self._meter = Meter(self._connection)
+
+    def _ask(self, sql):
+        return self._connection.execute(sql).fetchall()
+
+    def _read(self, table, name):
+        some = f"(SELECT {name} AS v FROM {table} LIMIT {ROWS})"
+        (rows, filled, distinct), = self._ask(
+            f"SELECT COUNT(*), COUNT(v), COUNT(DISTINCT v) FROM {some}")
+        found = [value for value, in self._ask(
+            f"SELECT DISTINCT v FROM {some} WHERE v IS NOT NULL LIMIT {SAMPLE}")]
+        numeric = bool(found) and all(isinstance(value, (int, float)) for value in found)
+        values = sorted(filter(_writable, found), key=lambda value: (isinstance(value, str), value))
+        return Profile(rows, filled, distinct, tuple(values), numeric)
+
+
+def _writable(value):
+    """Can a person type it, and SQL hold it as a literal?"""
+    if isinstance(value, str):
+        return (0 < len(value) <= 40 and value.isprintable() and value == value.strip()
+                and "\ufffd" not in value and not re.fullmatch("[a-z]", value))
+    return isinstance(value, (int, float)) and abs(value) < 1e15

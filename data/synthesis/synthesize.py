@@ -1,0 +1,135 @@
+"""Synthetic SQL: templates drawn, filled, executed and judged (section 3.1.1).
+
+    synthesize(pool, databases, n, ...)    n executed queries, and the rejects counted by reason
+
+What is rejected as senseless is told by the rules of quality.py.
+"""
+
+from collections import Counter
+from typing import NamedTuple
+
+from data.synthesis import quality
+from data.synthesis.fill import BARREN, Database, Unfilled, bind
+from data.synthesis.templates import Binding, Template, render
+
+TRIES = 12                   # queries made from one drawn template before it is given up
+PLACES = 60                  # databases looked at for one of them
+VARIANTS = 6                 # of a template's operators, see Template.variant
+BATCH = 256                  # queries executed at a time
+
+
+class Synthetic(NamedTuple):
+    db_id: str
+    sql: str
+    template_key: str
+
+
+class _Draft(NamedTuple):
+    template: Template
+    db: int                          # index into the databases
+    binding: Binding
+    sql: str
+
+
+def synthesize(pool, databases, n, rng, run, exclude=(), progress=None, vary=0.3):
+    """n synthetic queries, executed and sensible (section 3.1.1).
+
+    databases: [(schema, db_path)]. run: a list of (db_path, sql) -> a list of sqlexec.Result.
+    exclude: normalised SQL that may not come out (training and validation queries).
+    vary: the share of attempts whose aggregates, comparisons and sort directions are drawn anew.
+    Returns ([Synthetic], Counter of rejected attempts by reason); fewer than n where the
+    databases give no more. progress(kept, attempts) is called after each batch.
+    """
+    work = _Synthesis(pool, databases, rng, run, set(exclude), vary)
+    try:
+        while len(work.kept) < n and work.round(min(BATCH, n - len(work.kept))):
+            if progress:
+                progress(len(work.kept), len(work.kept) + work.rejects.total())
+    finally:
+        for database in work.databases:
+            database.close()
+    return work.kept, work.rejects
+
+
+class _Synthesis:
+    """Drawn templates wait until one of their queries is kept or TRIES is used up."""
+
+    def __init__(self, pool, databases, rng, run, exclude, vary):
+        self.pool, self.rng, self.run, self.vary = pool, rng, run, vary
+        self.databases = [Database(schema, path) for schema, path in databases]
+        self.exclude, self.seen = exclude, set()
+        self.kept, self.rejects = [], Counter()
+        self.waiting = []            # of (template, tries left)
+        self.spent = Counter()       # how often a template was given up
+        self.barren = set()          # (template, database) that can never fit
+
+    def round(self, size):
+        """One batch; False once nearly every draw is of a template that was given up twice."""
+        for _ in range(20 * size if len(self.pool) else 0):
+            if len(self.waiting) >= size:
+                break
+            template = self.pool.draw(self.rng)
+            if self.spent[template.key] < 2:
+                self.waiting.append((template, TRIES))
+        drafts = [self.draft(template) for template, _ in self.waiting]
+        reasons = self.judge(drafts)
+        self.rejects.update(filter(None, reasons))
+        failed = [(template, tries - 1) for (template, tries), reason
+                  in zip(self.waiting, reasons) if reason]
+        self.spent.update(template.key for template, tries in failed if not tries)
+        self.waiting = [(template, tries) for template, tries in failed if tries]
+        return bool(drafts)
+
+    def draft(self, template):
+        """A _Draft on a random database, or the reason why not."""
+        form, why = template, BARREN
+        if self.rng.random() < self.vary:
+            form = template.variant(self.rng.randrange(VARIANTS))
+        places = range(len(self.databases))
+        for db in dict.fromkeys(self.rng.choices(places, k=PLACES) if places else ()):
+            if (template.key, db) in self.barren:
+                continue
+            try:
+                wide, binding = bind(form, self.databases[db], self.rng)
+                return self.fresh(_Draft(wide, db, binding, render(wide.pieces, binding)))
+            except Unfilled as problem:
+                why = str(problem)
+                if why == BARREN:
+                    self.barren.add((template.key, db))
+        return f"unfilled: {why}"
+
+    def fresh(self, draft):
+        """The draft, unless its query is known. A filled template is normalised as it stands."""
+        if draft.sql in self.exclude:
+            return "in train or val"
+        if (draft.db, draft.sql) in self.seen:
+            return "made before"
+        self.seen.add((draft.db, draft.sql))
+        return draft
+
+    def judge(self, drafts):
+        """The reason to reject each draft, or "" for those it keeps."""
+        reasons = [draft if isinstance(draft, str) else "" for draft in drafts]
+        live = [i for i, reason in enumerate(reasons) if not reason]
+        jobs, rows = [(drafts[i], drafts[i].sql, "", quality.MAX_ROWS) for i in live], {}
+        for i, result in zip(live, self.execute(jobs)):
+            reasons[i], rows[i] = quality.trivial(result, drafts[i].template.tree), result.rows
+        probes = {i: drafts[i].template.probes for i in live if not reasons[i]}
+        for turn in range(max(map(len, probes.values()), default=0)):
+            asked = [(i, *probes[i][turn]) for i in probes
+                     if not reasons[i] and turn < len(probes[i])]
+            jobs = [(drafts[i], render(pieces, drafts[i].binding), test, len(rows[i]))
+                    for i, _, test, pieces in asked]
+            for (i, reason, test, _), answer in zip(asked, self.execute(jobs)):
+                if quality.is_redundant(test, rows[i], answer):
+                    reasons[i] = reason
+        self.kept += [Synthetic(self.databases[drafts[i].db].schema.db_id, drafts[i].sql,
+                                drafts[i].template.key) for i in live if not reasons[i]]
+        return reasons
+
+    def execute(self, jobs):
+        """Results of (draft, sql, test, rows). One more row than `rows` shows a difference."""
+        cut = [sql if draft.template.tree.limit and test != "order" else f"{sql} LIMIT {rows + 1}"
+               for draft, sql, test, rows in jobs]
+        paths = [self.databases[draft.db].path for draft, *_ in jobs]
+        return self.run(list(zip(paths, cut))) if jobs else []
