@@ -77,7 +77,8 @@ from data.synthesis.run import run_synth, template_sources
 from data.synthesis.templates import TemplatePool, synthesize
 from data.prompts.values import ValueIndex
 from data.pretraining.random_schemas import Lexicon, random_pairs, random_world
-from sqlexec import DataError, Verifier, read_schema, same_result
+from data.schema import read_schema
+from sqlexec import DataError, Verifier, same_result
 
 HERE = Path(__file__).resolve().parent
 BASE = HERE / "data/base"

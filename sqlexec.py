@@ -3,7 +3,6 @@
     Verifier     scores and runs batches in worker processes; the only part for model-written SQL
     run_sql      runs one query in this process
     same_result  decides whether two results are equal, as Spider or BIRD would
-    read_schema  the Schema that a database file declares
 
     python sqlexec.py --selfcheck DATA_DIR                  (data/benchmarks/scoring.py)
     python sqlexec.py --score PRED_FILE --data DATA_DIR
@@ -61,154 +60,11 @@ import urllib.parse
 from collections import Counter, OrderedDict, deque
 from contextlib import closing
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 
 class DataError(Exception):
     """Bad input from outside: the command line prints it as one line and exits with code 2."""
-
-
-# ---------------------------------------------------------------------------------------------
-# Schemas
-
-@dataclass(frozen=True)
-class Column:
-    name: str
-    type: str                # text, number, time, boolean or others, as Spider's tables.json says
-    primary: bool = False    # part of the table's primary key
-    comment: str = ""        # a description, where the data set has one (BIRD)
-
-
-@dataclass(frozen=True)
-class Table:
-    name: str
-    columns: tuple           # of Column
-    view: bool = False       # a stored query: it has no keys
-
-
-@dataclass(frozen=True)
-class Schema:
-    db_id: str
-    tables: tuple            # of Table
-    foreign_keys: tuple      # of (table, column, referenced table, referenced column)
-    composite: tuple = ()    # of tuples of foreign_keys, each one key of several columns
-    left_out: tuple = ()     # of lines: what the file holds and a query cannot use, and why
-
-
-def spider_type(declared):
-    """Spider's five column types from a declared SQL type, by the rules that made tables.json."""
-    declared = declared.lower()
-    if not declared or any(word in declared for word in ("char", "text", "var")):
-        return "text"
-    numbers = ("int", "numeric", "decimal", "number", "id", "real", "double", "float")
-    if any(word in declared for word in numbers):
-        return "number"
-    if any(word in declared for word in ("date", "time", "year")):
-        return "time"
-    return "boolean" if "boolean" in declared else "others"
-
-
-def read_schema(db_path):
-    """The Schema that a database file declares; DataError where it cannot be read."""
-    try:
-        connection = sqlite3.connect(database_uri(db_path), uri=True)
-        try:
-            return _declared_schema(connection, Path(db_path).stem)
-        finally:
-            connection.close()
-    except (sqlite3.Error, OSError) as problem:
-        raise DataError(f"{db_path}: {problem}") from problem
-
-
-# Suffixes of the tables in which a virtual table keeps its data, for any SQLite: PRAGMA table_list
-# knows them from 3.37 on, and only those of modules that are there.
-SHADOWS = {
-    **dict.fromkeys(("fts3", "fts4"), "content|docsize|segdir|segments|stat"),
-    "fts5": "config|content|data|docsize|idx",
-    **dict.fromkeys(("rtree", "rtree_i32", "geopoly"), "node|parent|rowid"),
-    "vec0": r"auxiliary|chunks|info|rowids|(vector_|metadata)chunks\d\d|metadatatext\d\d"}
-
-
-def _declared_schema(connection, db_id):
-    # Names and defaults may be any bytes. What is not UTF-8 becomes what no query can hold.
-    connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
-    rows = connection.execute("SELECT type, name, sql FROM sqlite_master "
-                              "WHERE type IN ('table', 'view') ORDER BY type, rowid").fetchall()
-    shadows = [re.compile(f"{re.escape(name)}_({SHADOWS[module]})", re.I)
-               for _, name, sql in rows
-               if (sql or "").lower().startswith("create virtual")
-               for module in re.findall(r"using\W+(\w+)", sql.lower()) if module in SHADOWS]
-    tables, notes, parts = {}, [], []
-    for kind, name, _ in rows:
-        if any(shadow.fullmatch(name) for shadow in shadows):
-            parts.append(name)
-        elif not name.lower().startswith("sqlite_"):
-            try:
-                tables[name.lower()] = _declared_table(connection, name, kind == "view", notes)
-            except (sqlite3.Error, UnicodeError) as problem:
-                notes.append(_note(kind, name, problem))
-    if parts:
-        notes.append(_note("tables", ", ".join(parts), "kept by virtual tables"))
-    connection.set_authorizer(None)
-    keys = [key for table in tables.values() if not table.view
-            for key in _declared_keys(connection, table, tables)]
-    return Schema(db_id, tuple(tables.values()), tuple([part for key in keys for part in key]),
-                  tuple([key for key in keys if len(key) > 1]), tuple(notes))
-
-
-def _declared_table(connection, name, view, notes):
-    """The Table as queries see it; sqlite3.Error or UnicodeError for one that none can read."""
-    def prepare(expression):
-        connection.execute(f"EXPLAIN SELECT {expression} FROM {_quoted(name)} AS t")
-
-    columns, without = [], []
-    connection.set_authorizer(None)
-    rows = connection.execute(f"PRAGMA table_xinfo({_quoted(name)})").fetchall()
-    connection.set_authorizer(_authorized)      # a view may do what no query may
-    for row in rows:
-        if row[6] == 1:     # hidden; 2 and 3 are generated columns
-            continue
-        try:
-            prepare(f"t.{_quoted(row[1])}")
-            columns.append(Column(row[1], spider_type(row[2] or ""), row[5] > 0 and not view))
-            prepare(f"t.{_quoted(row[1])} = ''")
-        except (sqlite3.Error, UnicodeError) as problem:
-            without.append(_note("column", f"{name}.{row[1]}", problem))
-    if not columns:
-        prepare("*")        # says why: a view that reads what is gone, a module that is missing
-        raise sqlite3.OperationalError("no columns")
-    notes += without
-    return Table(name, tuple(columns), view)
-
-
-def _declared_keys(connection, table, tables):
-    """The foreign keys of a table, each a tuple of its parts; without those that name what is not
-    there, which SQLite allows."""
-    own, found = {column.name for column in table.columns}, {}
-    for number, place, target, child, parent, *_ in connection.execute(
-            f"PRAGMA foreign_key_list({_quoted(table.name)})"):
-        target = tables.get(target.lower(), Table("", ()))
-        known = {column.name.lower(): column.name for column in target.columns}
-        if parent is None:      # then part by part of the primary key, in the order declared there
-            parent = next((row[1] for row in connection.execute(
-                f"PRAGMA table_xinfo({_quoted(target.name)})") if row[5] == place + 1), "")
-        referenced = known.get(parent.lower())
-        found.setdefault(number, {})[place] = child in own and referenced and (
-            table.name, child, target.name, referenced)
-    return [tuple([parts[place] for place in sorted(parts)])
-            for _, parts in sorted(found.items(), reverse=True) if all(parts.values())]
-
-
-def _quoted(name):
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _note(kind, name, problem):
-    """A line about what is left out; an unreadable name's bytes show as question marks."""
-    if isinstance(problem, UnicodeError):
-        problem = "its name is not UTF-8"
-    return " ".join(f"{kind} {name}: {problem}".encode("utf-8", "replace").decode().split())
 
 
 # ---------------------------------------------------------------------------------------------
@@ -267,6 +123,10 @@ INNER = ("sqlite_master", "sqlite_schema", "sqlite_temp", "sqlite_dbpage", "sqli
 OPENING = re.compile(r"(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*(?:select|with)\b", re.S | re.I)
 
 
+def quoted(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
 def database_uri(db_path):
     """The URI that opens a file for reading only, whatever its name; OSError if it may not be."""
     path = os.path.abspath(db_path)
@@ -292,7 +152,7 @@ def _unfinished(path):
     return len(start) > 32 and start[:1] != b"\0"
 
 
-def _authorized(action, first, second, *_):
+def authorize_reading(action, first, second, *_):
     """Reading, and functions whose answer repeats: an authorizer for SQLite."""
     if (action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE)
             or action == sqlite3.SQLITE_READ and not first.lower().startswith(INNER)
@@ -331,7 +191,7 @@ class Connection:
                               "AND type = 'table'").fetchall()
         for name in ["json_each", "json_tree", *[name for name, in virtual]]:
             try:        # connects the table, which the authorizer would not allow later
-                raw.execute(f"PRAGMA table_xinfo({_quoted(name)})").close()
+                raw.execute(f"PRAGMA table_xinfo({quoted(name)})").close()
             except (sqlite3.Error, UnicodeError):
                 pass    # its module is missing: a query that reads it says so
         if hasattr(raw, "setconfig"):   # Spider's golds write "text" in double quotes
@@ -344,7 +204,7 @@ class Connection:
         raw.set_progress_handler(lambda: clock() > self.deadline, 100)
 
     def _authorize(self, action, first, second, database, trigger):
-        answer = _authorized(action, first, second)
+        answer = authorize_reading(action, first, second)
         if answer == sqlite3.SQLITE_DENY:
             name = ".".join(part for part in (first, second) if part)
             self.denied = f"not allowed: {name or 'this'} (SQLite action {action})"

@@ -29,7 +29,8 @@ from data.benchmarks.reader import Data, Example
 from data.sql.tree import normalise
 from model import Sample
 from spft import Candidate, Config, Item
-from sqlexec import Column, Result, Schema, Table, Verifier, read_schema
+from data.schema import Column, Schema, Table, read_schema
+from sqlexec import Result, Verifier
 
 LINE = ["base", "sft", "vbift-1", "vbift-2", "selfplay-1"]
 

@@ -21,7 +21,8 @@ from data.synthesis.run import compare, distance, run_synth
 from data.synthesis.templates import (
     LEVELS, Database, TemplatePool, Unfilled, extract, extract_bound, fill, render, synthesize)
 from data.prompts.values import Profile, Profiles
-from sqlexec import Column as SchemaColumn, Connection, DataError, Limits, read_schema, run_sql
+from data.schema import Column as SchemaColumn, read_schema
+from sqlexec import Connection, DataError, Limits, run_sql
 
 SPIDER = Path(__file__).resolve().parents[2] / "shared" / "spider"
 needs_spider = pytest.mark.skipif(not SPIDER.is_dir(), reason="Spider is not at ../shared")

@@ -30,7 +30,7 @@ from data.sql.tree import (
     Star, Subquery, Window, With, conjunction, conjuncts, literal, parse, quote_name, resolve,
     rewrite, to_sql, walk)
 from data.prompts.values import Profiles
-from sqlexec import read_schema
+from data.schema import read_schema
 
 GAMMA = 0.3                  # a table d keys away is drawn with weight GAMMA ** d [ours]
 FEEDBACK = 0.5               # share of draws that follow the templates of y- (Eq. 1)
