@@ -106,9 +106,6 @@ def pool():
         yield verifier
 
 
-def test_docstring_names_tests_that_exist():
-    named = re.findall(r"test_\w+(?!\.py)\b", sqlexec.__doc__.replace("test_sqlexec.py", ""))
-    assert len(named) > 15 and set(named) <= set(globals())
 
 
 # The official verdicts
