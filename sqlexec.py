@@ -1,44 +1,24 @@
 """Scores SQL by running it: a sandboxed SQLite verifier (Python 3.11+, standard library only).
 
-    Verifier     scores and runs batches in worker processes; the only part for model-written SQL
-    run_sql      runs one query in this process
-    same_result  decides whether two results are equal, as Spider or BIRD would
-    read_schema  the Schema that a database file declares
+    Verifier       scores and runs batches in worker processes; the only part for model-written SQL
+    run_sql        runs one query in this process
+    same_result    decides whether two results are equal, as Spider or BIRD would
+    majority_vote  picks the SQL whose result most samples agree on
 
-    python sqlexec.py --selfcheck DATA_DIR                  (data/benchmarks/scoring.py)
-    python sqlexec.py --score PRED_FILE --data DATA_DIR
-
-Covered, with the test in tests/test_sqlexec.py that shows it:
-- the verdicts of the official evaluators: test_all_official_verdicts, and where we refuse to
-  follow them: test_edge_cases_of_the_official_evaluators,
-  test_deviations_from_the_official_evaluators
-- any column permutation without k^k: test_same_result_agrees_with_the_official_comparison,
-  test_twelve_look_alike_columns_need_no_search_of_12_to_the_12
-- writing, attaching, looking around, random answers, several statements, queries that take too
-  much time, rows or memory, also inside one opcode or before the first: test_hostile_query
-- text that is hardly SQL: test_5000_mutated_golds_all_get_a_status
-- nothing that golds need is refused: test_every_gold_gives_the_rows_of_a_plain_connection,
-  test_what_golds_use_is_allowed, test_star_over_as_many_columns_as_sqlite_allows,
-  test_functions_of_newer_versions_give_what_this_version_gives
-- all that a file holds and SQLite can use, and no more; what else there is, is said:
-  test_schema_holds_what_a_query_can_use_and_says_what_else_there_is,
-  test_virtual_tables_are_read_and_their_shadow_tables_left_out
-- odd file names, missing and broken files, unfinished transactions, bytes that are not UTF-8:
-  test_odd_file_names, test_missing_database_is_an_error_and_creates_nothing,
-  test_file_that_is_no_database, test_unfinished_transaction_is_not_ignored,
-  test_what_lies_beside_the_file_that_a_link_leads_to_counts, test_journals_finished_and_hot,
-  test_text_that_is_not_utf8_never_raises
-- golds that fail or hang give no verdict: test_bad_gold_is_no_verdict,
-  test_gold_that_hangs_is_bad_and_its_predictions_are_not_blamed
-- a busy machine: test_timeout_is_tried_again_alone_before_it_counts
-- workers that die or stop: test_killing_workers_from_outside_loses_no_verdict,
-  test_stopped_worker_does_not_stop_the_trainer; none is left behind:
-  test_no_worker_survives_the_context_even_after_an_exception,
-  test_no_worker_survives_ctrl_c_or_a_killed_trainer
-- test suites of several databases: test_all_databases_of_a_folder_must_agree
+Covered (tests/test_sqlexec.py):
+- verdicts equal to the official evaluators', column permutations without trying all k! of them
+- queries that write, attach files, read the catalogue, give random answers or hold several
+  statements; queries that take too much time, rows or memory, also inside a single opcode or
+  while SQLite prepares them; text that is hardly SQL
+- everything that gold queries of Spider and BIRD use is allowed
+- odd file names, missing and broken files, unfinished transactions, text that is not UTF-8
+- gold queries that fail or hang: no verdict, and the prediction is not blamed
+- a busy machine: a timeout is retried alone before it counts
+- workers that are killed or stopped from outside; none outlives the trainer
+- test suites: one query on several databases
 
 Not covered:
-- run_sql alone against what SQLite cannot interrupt: one endless opcode, a blow-up in preparing
+- run_sql alone against what SQLite cannot interrupt: one endless opcode, endless preparation
 - a hostile database file, or one that is written while it is read
 - a bug in SQLite that gives a query the worker's own rights: system calls are not filtered
 - answers that change with the day (CURRENT_DATE is allowed: BIRD's golds use it) or, where a query
@@ -61,154 +41,13 @@ import urllib.parse
 from collections import Counter, OrderedDict, deque
 from contextlib import closing
 from dataclasses import astuple, dataclass
-from pathlib import Path
+from functools import cache
+from itertools import groupby
 from typing import NamedTuple
 
 
 class DataError(Exception):
     """Bad input from outside: the command line prints it as one line and exits with code 2."""
-
-
-# ---------------------------------------------------------------------------------------------
-# Schemas
-
-@dataclass(frozen=True)
-class Column:
-    name: str
-    type: str                # text, number, time, boolean or others, as Spider's tables.json says
-    primary: bool = False    # part of the table's primary key
-    comment: str = ""        # a description, where the data set has one (BIRD)
-
-
-@dataclass(frozen=True)
-class Table:
-    name: str
-    columns: tuple           # of Column
-    view: bool = False       # a stored query: it has no keys
-
-
-@dataclass(frozen=True)
-class Schema:
-    db_id: str
-    tables: tuple            # of Table
-    foreign_keys: tuple      # of (table, column, referenced table, referenced column)
-    composite: tuple = ()    # of tuples of foreign_keys, each one key of several columns
-    left_out: tuple = ()     # of lines: what the file holds and a query cannot use, and why
-
-
-def spider_type(declared):
-    """Spider's five column types from a declared SQL type, by the rules that made tables.json."""
-    declared = declared.lower()
-    if not declared or any(word in declared for word in ("char", "text", "var")):
-        return "text"
-    numbers = ("int", "numeric", "decimal", "number", "id", "real", "double", "float")
-    if any(word in declared for word in numbers):
-        return "number"
-    if any(word in declared for word in ("date", "time", "year")):
-        return "time"
-    return "boolean" if "boolean" in declared else "others"
-
-
-def read_schema(db_path):
-    """The Schema that a database file declares; DataError where it cannot be read."""
-    try:
-        connection = sqlite3.connect(database_uri(db_path), uri=True)
-        try:
-            return _declared_schema(connection, Path(db_path).stem)
-        finally:
-            connection.close()
-    except (sqlite3.Error, OSError) as problem:
-        raise DataError(f"{db_path}: {problem}") from problem
-
-
-# Suffixes of the tables in which a virtual table keeps its data, for any SQLite: PRAGMA table_list
-# knows them from 3.37 on, and only those of modules that are there.
-SHADOWS = {
-    **dict.fromkeys(("fts3", "fts4"), "content|docsize|segdir|segments|stat"),
-    "fts5": "config|content|data|docsize|idx",
-    **dict.fromkeys(("rtree", "rtree_i32", "geopoly"), "node|parent|rowid"),
-    "vec0": r"auxiliary|chunks|info|rowids|(vector_|metadata)chunks\d\d|metadatatext\d\d"}
-
-
-def _declared_schema(connection, db_id):
-    # Names and defaults may be any bytes. What is not UTF-8 becomes what no query can hold.
-    connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
-    rows = connection.execute("SELECT type, name, sql FROM sqlite_master "
-                              "WHERE type IN ('table', 'view') ORDER BY type, rowid").fetchall()
-    shadows = [re.compile(f"{re.escape(name)}_({SHADOWS[module]})", re.I)
-               for _, name, sql in rows
-               if (sql or "").lower().startswith("create virtual")
-               for module in re.findall(r"using\W+(\w+)", sql.lower()) if module in SHADOWS]
-    tables, notes, parts = {}, [], []
-    for kind, name, _ in rows:
-        if any(shadow.fullmatch(name) for shadow in shadows):
-            parts.append(name)
-        elif not name.lower().startswith("sqlite_"):
-            try:
-                tables[name.lower()] = _declared_table(connection, name, kind == "view", notes)
-            except (sqlite3.Error, UnicodeError) as problem:
-                notes.append(_note(kind, name, problem))
-    if parts:
-        notes.append(_note("tables", ", ".join(parts), "kept by virtual tables"))
-    connection.set_authorizer(None)
-    keys = [key for table in tables.values() if not table.view
-            for key in _declared_keys(connection, table, tables)]
-    return Schema(db_id, tuple(tables.values()), tuple([part for key in keys for part in key]),
-                  tuple([key for key in keys if len(key) > 1]), tuple(notes))
-
-
-def _declared_table(connection, name, view, notes):
-    """The Table as queries see it; sqlite3.Error or UnicodeError for one that none can read."""
-    def prepare(expression):
-        connection.execute(f"EXPLAIN SELECT {expression} FROM {_quoted(name)} AS t")
-
-    columns, without = [], []
-    connection.set_authorizer(None)
-    rows = connection.execute(f"PRAGMA table_xinfo({_quoted(name)})").fetchall()
-    connection.set_authorizer(_authorized)      # a view may do what no query may
-    for row in rows:
-        if row[6] == 1:     # hidden; 2 and 3 are generated columns
-            continue
-        try:
-            prepare(f"t.{_quoted(row[1])}")
-            columns.append(Column(row[1], spider_type(row[2] or ""), row[5] > 0 and not view))
-            prepare(f"t.{_quoted(row[1])} = ''")
-        except (sqlite3.Error, UnicodeError) as problem:
-            without.append(_note("column", f"{name}.{row[1]}", problem))
-    if not columns:
-        prepare("*")        # says why: a view that reads what is gone, a module that is missing
-        raise sqlite3.OperationalError("no columns")
-    notes += without
-    return Table(name, tuple(columns), view)
-
-
-def _declared_keys(connection, table, tables):
-    """The foreign keys of a table, each a tuple of its parts; without those that name what is not
-    there, which SQLite allows."""
-    own, found = {column.name for column in table.columns}, {}
-    for number, place, target, child, parent, *_ in connection.execute(
-            f"PRAGMA foreign_key_list({_quoted(table.name)})"):
-        target = tables.get(target.lower(), Table("", ()))
-        known = {column.name.lower(): column.name for column in target.columns}
-        if parent is None:      # then part by part of the primary key, in the order declared there
-            parent = next((row[1] for row in connection.execute(
-                f"PRAGMA table_xinfo({_quoted(target.name)})") if row[5] == place + 1), "")
-        referenced = known.get(parent.lower())
-        found.setdefault(number, {})[place] = child in own and referenced and (
-            table.name, child, target.name, referenced)
-    return [tuple([parts[place] for place in sorted(parts)])
-            for _, parts in sorted(found.items(), reverse=True) if all(parts.values())]
-
-
-def _quoted(name):
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _note(kind, name, problem):
-    """A line about what is left out; an unreadable name's bytes show as question marks."""
-    if isinstance(problem, UnicodeError):
-        problem = "its name is not UTF-8"
-    return " ".join(f"{kind} {name}: {problem}".encode("utf-8", "replace").decode().split())
 
 
 # ---------------------------------------------------------------------------------------------
@@ -267,6 +106,10 @@ INNER = ("sqlite_master", "sqlite_schema", "sqlite_temp", "sqlite_dbpage", "sqli
 OPENING = re.compile(r"(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*(?:select|with)\b", re.S | re.I)
 
 
+def quoted(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
 def database_uri(db_path):
     """The URI that opens a file for reading only, whatever its name; OSError if it may not be."""
     path = os.path.abspath(db_path)
@@ -292,7 +135,7 @@ def _unfinished(path):
     return len(start) > 32 and start[:1] != b"\0"
 
 
-def _authorized(action, first, second, *_):
+def authorize_reading(action, first, second, *_):
     """Reading, and functions whose answer repeats: an authorizer for SQLite."""
     if (action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE)
             or action == sqlite3.SQLITE_READ and not first.lower().startswith(INNER)
@@ -302,7 +145,7 @@ def _authorized(action, first, second, *_):
     return sqlite3.SQLITE_DENY
 
 
-QUICK = 0.002   # seconds after which a prediction counts as slow
+QUICK = 0.002   # seconds after which the width of a result is checked before it is read on
 
 
 class Connection:
@@ -331,7 +174,7 @@ class Connection:
                               "AND type = 'table'").fetchall()
         for name in ["json_each", "json_tree", *[name for name, in virtual]]:
             try:        # connects the table, which the authorizer would not allow later
-                raw.execute(f"PRAGMA table_xinfo({_quoted(name)})").close()
+                raw.execute(f"PRAGMA table_xinfo({quoted(name)})").close()
             except (sqlite3.Error, UnicodeError):
                 pass    # its module is missing: a query that reads it says so
         if hasattr(raw, "setconfig"):   # Spider's golds write "text" in double quotes
@@ -344,7 +187,7 @@ class Connection:
         raw.set_progress_handler(lambda: clock() > self.deadline, 100)
 
     def _authorize(self, action, first, second, database, trigger):
-        answer = _authorized(action, first, second)
+        answer = authorize_reading(action, first, second)
         if answer == sqlite3.SQLITE_DENY:
             name = ".".join(part for part in (first, second) if part)
             self.denied = f"not allowed: {name or 'this'} (SQLite action {action})"
@@ -353,20 +196,27 @@ class Connection:
     def close(self):
         self.raw.close()
 
-    def run(self, sql, errors="surrogateescape", enough=None, timeout=None):
+    def run(self, sql, errors="surrogateescape", enough=None, width=None):
         """Result of one query.
 
         errors: how bytes that are not UTF-8 become text, as bytes.decode takes it.
         enough: stop, with status ok, once more than so many rows are there; None reads all.
-        timeout: in seconds, if not that of the limits.
+        width: if given, a slow query with another number of columns is not run to its end; its
+            status is other_width. A few slow queries take most of the time.
         """
         start = time.perf_counter()
-        self.deadline = start + (timeout or self.limits.timeout)
-        status, rows, error = self._attempt(sql, errors, enough)
-        return Result(status, rows, error, time.perf_counter() - start)
+        self.deadline = start + (self.limits.timeout if width is None else QUICK)
+        outcome = self._attempt(sql, errors, enough)
+        if width is not None and outcome[0] == "timeout":
+            if self._width(sql) not in (None, width):
+                outcome = "other_width", [], ""
+            else:
+                self.deadline = time.perf_counter() + self.limits.timeout
+                outcome = self._attempt(sql, errors, enough)
+        return Result(*outcome, time.perf_counter() - start)
 
-    def width(self, sql):
-        """How many columns a query's result has, without running it; None if it cannot be told."""
+    def _width(self, sql):
+        """Number of columns of a query's result, without running it; None if it is not known."""
         self.deadline = time.perf_counter() + QUICK
         empty = f"SELECT * FROM ({sql.rstrip(' ;')}\n) LIMIT 0"
         try:
@@ -533,12 +383,12 @@ def _quick_reject(gold, pred, ordered):
 
 
 def majority_vote(texts, results):
-    """(SQL, Result, votes) of the result that most samples return, the first of equals."""
-    ran = [i for i, r in enumerate(results) if r.status == "ok"] or [0]
-    agree = {i: sum(same_result(results[i].rows, results[j].rows, False) for j in ran)
+    """(SQL, Result, votes) of the result that most samples return; the first one at a tie."""
+    ran = [i for i, result in enumerate(results) if result.status == "ok"] or [0]
+    votes = {i: sum(same_result(results[i].rows, results[j].rows, False) for j in ran)
              for i in ran}
-    best = max(ran, key=agree.get)
-    return texts[best], results[best], agree[best]
+    best = max(ran, key=votes.get)
+    return texts[best], results[best], votes[best]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -561,7 +411,7 @@ class Session:
 
     def __init__(self, limits, arm=lambda: None):
         self.limits, self.arm = limits, arm
-        self.connections, self.cache, self.late = OrderedDict(), OrderedDict(), {}
+        self.connections, self.cache = OrderedDict(), OrderedDict()
         self.cached_bytes = 0
 
     def close(self):
@@ -569,7 +419,6 @@ class Session:
             connection.close()
         self.connections.clear()
         self.cache.clear()
-        self.late.clear()
         self.cached_bytes = 0
 
     def run(self, path, sql, *options):
@@ -591,29 +440,18 @@ class Session:
             return Verdict("bad_gold", False, f"{bad.status}: {bad.error}")
         seconds, ordered = 0.0, order_matters(gold)
         for path, expected in zip(paths, wanted):
-            result = self._prediction(path, pred, expected.rows, rule)
+            # One row more than the gold's already proves that two bags differ.
+            result = self._cached(path, pred, rule.errors, len(expected.rows) if rule.bag else None,
+                                  len(expected.rows[0]) if expected.rows else None)
             seconds += result.seconds
+            if result.status == "other_width":
+                return Verdict("ok", False, "", seconds)
             if result.status != "ok":
                 return Verdict(result.status, False, result.error, seconds)
             self.arm()
             if not same_result(expected.rows, result.rows, ordered, mode):
                 return Verdict("ok", False, "", seconds)
         return Verdict("ok", True, "", seconds)
-
-    def _prediction(self, path, sql, expected, rule):
-        """The prediction's Result, read as far as it takes to compare it with the expected rows."""
-        # One row more than the gold's already proves that two bags differ.
-        enough = len(expected) if rule.bag else None
-        if not expected:
-            return self._cached(path, sql, rule.errors, enough)
-        result = self._cached(path, sql, rule.errors, enough, timeout=QUICK)
-        if result.status != "timeout":
-            return result
-        # Most of the time goes into few slow queries: one of another width need not be waited for.
-        width = self._connection(_identity(path)).width(sql)
-        if width is not None and width != len(expected[0]):
-            return Result("ok", [(None,) * width], "", result.seconds)
-        return self._cached(path, sql, rule.errors, enough)
 
     def _connection(self, identity):
         if identity not in self.connections:
@@ -623,19 +461,17 @@ class Session:
         self.connections.move_to_end(identity)
         return self.connections[identity]
 
-    def _cached(self, path, sql, errors, enough=None, timeout=None):
-        """run(), remembered: predictions repeat each other, and golds from round to round."""
+    def _cached(self, path, sql, errors, enough=None, width=None):
+        """run() with a cache: predictions repeat each other, and golds recur in every round."""
         try:
             key = _identity(path), sql, errors
         except (OSError, ValueError) as problem:
             return Result("error", [], str(problem))
-        known, read, size = self.cache.get(key) or (self.late.get(key), None, 0)
-        if known and (read is None or enough is not None and len(known.rows) > enough):
-            return known        # all of it, or already more than enough
-        result = self.run(path, sql, errors, enough, timeout)
-        if result.status == "timeout":      # depends on the machine's load: for this batch only
-            if timeout is None:
-                self.late[key] = result
+        known, limit, size = self.cache.get(key, (None, None, 0))
+        if known and (limit is None or enough is not None and len(known.rows) > enough):
+            return known        # the whole result, or already more than enough rows of it
+        result = self.run(path, sql, errors, enough, width)
+        if result.status in ("timeout", "other_width"):     # depends on the load, or on this gold
             return result
         self.cached_bytes -= size
         complete = enough is None or len(result.rows) <= enough
@@ -669,6 +505,7 @@ def run_sql(db_path, sql, limits=Limits(), errors="surrogateescape", enough=None
 # ---------------------------------------------------------------------------------------------
 # Worker processes. Both sides speak JSON lines: a list of jobs there, one reply for each job back.
 
+DIED = "its worker died"
 GRACE = 0.3         # seconds past its deadline after which an unstoppable query is killed
 HEARTBEAT = 0.5     # a busy worker is never silent for longer than this and one query together
 
@@ -712,7 +549,6 @@ def work(limits):
                 session.close()
                 say(("too_big", [], "out of memory", 0.0))
         signal.setitimer(signal.ITIMER_REAL, 0)
-        session.late.clear()
 
 
 def _confine(memory):
@@ -793,17 +629,17 @@ class Verifier:
     with Verifier(workers=2) as verifier:
         verdicts = verifier.verdicts([(db_path, gold, pred), ...], mode="spider")
 
-    Answers come in the order of the questions. A query that holds a worker past its deadline dies
-    with the worker; a timeout is tried again, once, while nothing else runs, before it counts
-    (retry=False leaves that out, where a slow query is as good as a wrong one).
+    Answers come in the order of the questions. A query that SQLite cannot interrupt is killed with
+    its worker. A timeout is retried once, with nothing else running, before it counts (not with
+    retry=False, for callers that treat a slow query as a wrong one).
     """
-    BATCH = 64      # jobs a message: enough to hide its cost, few enough to share work evenly
-    LIVES = 3       # workers that may die under one job, killed from outside, before we give up
+    BATCH = 64      # jobs per message: enough to hide its cost, few enough to balance the load
+    LIVES = 3       # workers that may be killed from outside under one job before it is given up
 
     def __init__(self, workers=2, timeout=5.0, max_rows=200_000, memory=1 << 30, retry=True):
         self.limits, self.retry = Limits(timeout, max_rows, memory=memory), retry
         self.workers = [_Worker(self.limits) for _ in range(max(1, workers))]
-        self.homes = {}         # database(s): index of the worker
+        self.homes = {}         # database(s): the worker that has it open and its results cached
         try:
             for worker in self.workers:
                 worker.start()
@@ -826,14 +662,14 @@ class Verifier:
             worker.stop()
 
     def run(self, jobs, rows=True):
-        """List of Result for (db_path, sql) pairs; without rows=True they are read, not brought."""
+        """List of Result for (db_path, sql) pairs; rows=False reads the rows without sending them.
+        """
         jobs = [("run" if rows else "time", os.path.abspath(path), _text(sql))
                 for path, sql in jobs]
-        replies, known = self._map(jobs), {}
-        for index, reply in enumerate(replies):
-            if reply[0] == "timeout" and self.retry:
-                replies[index] = self._alone(jobs[index], known)
-        return [Result(_status(status), [tuple(row) for row in rows], error, seconds)
+        alone = cache(lambda job: self._map([job])[0])      # equal jobs share one retry
+        replies = [alone(job) if reply[0] == "timeout" and self.retry else reply
+                   for job, reply in zip(jobs, self._map(jobs))]
+        return [Result(status, [tuple(row) for row in rows], error, seconds)
                 for status, rows, error, seconds in replies]
 
     def verdicts(self, pairs, mode="spider"):
@@ -846,48 +682,41 @@ class Verifier:
             raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}")
         jobs = [("pair", _paths(paths), _text(gold), _text(pred), mode)
                 for paths, gold, pred in pairs]
-        replies, known = self._map(jobs), {}
-        for index, reply in enumerate(replies):
-            late = reply[0] in ("timeout", "died") or reply[2].startswith("timeout")
-            if late and self.retry:
-                replies[index] = self._again(jobs[index], known)
-        return [Verdict(_status(status), bool(correct), error, seconds)
-                for status, correct, error, seconds in replies]
+        distinct = list(dict.fromkeys(jobs))
+        replies = dict(zip(distinct, self._map(distinct)))
+        alone = cache(lambda job: self._map([job])[0])
+        for job, (status, _, error, _) in replies.items():
+            if self.retry and (status == "timeout" or error.startswith(("timeout", DIED))):
+                replies[job] = self._retried(job, alone)
+        return [Verdict(status, bool(correct), error, seconds)
+                for status, correct, error, seconds in map(replies.get, jobs)]
 
-    def _again(self, job, known):
+    def _retried(self, job, alone):
         """The reply to a pair that took too long or killed its worker, tried again.
 
-        The gold against itself comes first: where it is to blame there is no verdict.
+        The gold is scored against itself first: if it is to blame, there is no verdict.
         """
         kind, paths, gold, _, mode = job
-        status, _, error, seconds = self._alone((kind, paths, gold, gold, mode), known)
+        status, _, error, seconds = alone((kind, paths, gold, gold, mode))
         if status == "ok":
-            return self._alone(job, known)
+            return alone(job)
         return ("bad_gold", False, error if status == "bad_gold" else f"{status}: {error}", seconds)
-
-    def _alone(self, job, known):
-        """The reply to a job while nothing else runs; equal jobs of one call share it."""
-        key = repr(job)
-        if key not in known:
-            known[key] = self._map([job])[0]
-        return known[key]
 
     def _map(self, jobs):
         """Replies to jobs, in order, however many workers die under them."""
-        queues, replies, deaths = self._batches(jobs), [None] * len(jobs), Counter()
+        queue, replies, deaths = self._batches(jobs), [None] * len(jobs), Counter()
         try:
-            while any(queues) or any(worker.pending for worker in self.workers):
-                for worker, own in zip(self.workers, queues):
-                    longest = max(queues, key=len)
-                    if longest and not worker.pending:
-                        worker.send(own.popleft() if own else longest.pop(), jobs)
-                for worker in self._speaking():
+            while queue or any(worker.pending for worker in self.workers):
+                for worker in self.workers:
+                    if queue and not worker.pending:
+                        worker.send(self._next_batch(queue, worker, jobs), jobs)
+                for worker in self._readable():
                     answers, alive = worker.receive()
                     for index, reply in answers:
                         replies[index] = reply
                     if not alive:
-                        self._bury(worker, queues[0], replies, deaths)
-        except BaseException:       # Ctrl-C: what is under way must not answer a later call
+                        self._handle_dead_worker(worker, queue, replies, deaths)
+        except BaseException:       # Ctrl-C: replies still to come must not answer a later call
             for worker in self.workers:
                 if worker.pending:
                     worker.stop()
@@ -895,20 +724,20 @@ class Verifier:
         return replies
 
     def _batches(self, jobs):
-        """A queue of batches (lists of job indices) for each worker.
+        """Lists of job indices, each of one database, equal queries side by side."""
+        size = max(1, min(self.BATCH, len(jobs) // (4 * len(self.workers))))
+        order = sorted(range(len(jobs)), key=lambda index: str(jobs[index][1:3]))
+        groups = [list(group) for _, group in groupby(order, lambda index: jobs[index][1])]
+        return [group[i:i + size] for group in groups for i in range(0, len(group), size)]
 
-        A database stays with the worker that it first went to, which has it open and its results
-        cached; a worker that runs out of work takes from the end of another's queue.
-        """
-        queues = [[] for _ in self.workers]
-        for index in sorted(range(len(jobs)), key=lambda index: str(jobs[index][1:3])):
-            least = min(range(len(queues)), key=lambda worker: len(queues[worker]))
-            home = self.homes.setdefault(str(jobs[index][1]), least)
-            queues[home].append(index)
-        size = max(1, min(self.BATCH, len(jobs) // (4 * len(queues))))
-        return [deque(queue[i:i + size] for i in range(0, len(queue), size)) for queue in queues]
+    def _next_batch(self, queue, worker, jobs):
+        """Takes a batch of a database that is this worker's or nobody's yet, else the last one."""
+        batch = next((batch for batch in queue if worker is
+                      self.homes.setdefault(jobs[batch[0]][1], worker)), queue[-1])
+        queue.remove(batch)
+        return batch
 
-    def _speaking(self):
+    def _readable(self):
         """The busy workers with something to read."""
         patience = 2 * (self.limits.timeout + GRACE + HEARTBEAT)
         poll = select.poll()
@@ -917,7 +746,7 @@ class Verifier:
         for channel in busy:
             poll.register(channel, select.POLLIN)
         if min(len(worker.pending) for worker in busy.values()) > 8:
-            time.sleep(0.001)       # to wake up for every single reply costs more than the reply
+            time.sleep(0.001)       # waking up for every single reply costs more than the reply
         ready = [busy[channel] for channel, _ in poll.poll(1000 * patience)]
         for worker in busy.values():
             # A worker's own alarm comes first; this is for one that was stopped from outside.
@@ -925,40 +754,34 @@ class Verifier:
                 worker.process.kill()
         return ready
 
-    def _bury(self, worker, queue, replies, deaths):
-        """After a worker's death: blames its current job or nobody; the others go on elsewhere."""
-        (culprit, *others), silence = worker.pending, worker.silence()
+    def _handle_dead_worker(self, worker, queue, replies, deaths):
+        """Marks the job that was running as failed, or requeues it; requeues the jobs behind it."""
+        (running, *others), silence = worker.pending, worker.silence()
         code = worker.stop()
-        deaths[culprit] += 1
+        deaths[running] += 1
         if code == -signal.SIGALRM or silence > self.limits.timeout:
             error = f"over {self.limits.timeout:g} s, and had to be killed"
-            replies[culprit] = ("timeout", [], error, silence)
-        elif deaths[culprit] == self.LIVES:
-            replies[culprit] = ("died", [], f"kills its worker (exit code {code})", silence)
+            replies[running] = ("timeout", [], error, silence)
+        elif deaths[running] == self.LIVES:
+            replies[running] = ("error", [], f"{DIED} with exit code {code}", silence)
         else:
-            others.insert(0, culprit)
+            others.insert(0, running)
         if others:
-            queue.appendleft(others)
+            queue.insert(0, others)
 
 
 def _paths(paths):
     """Absolute paths, as strings, of one database or several."""
     single = isinstance(paths, (str, os.PathLike))
-    return [os.path.abspath(path) for path in ([paths] if single else paths)]
+    return tuple(os.path.abspath(path) for path in ([paths] if single else paths))
 
 
 def _text(sql):
-    """What a worker is sent of a query; what no worker should read becomes None, and is refused."""
+    """A query as workers get it; None, which they refuse, for what is no text or far too long."""
     return sql if isinstance(sql, str) and len(sql) < 200_000 else None
 
 
-def _status(reply):
-    return "error" if reply == "died" else reply
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--worker"]:
-        work(Limits(*json.loads(sys.argv[2])))
-    else:
-        from data.benchmarks.scoring import main
-        sys.exit(main())
+    if sys.argv[1:2] != ["--worker"]:
+        sys.exit("nothing to run here; to score: python -m data.benchmarks.scoring --help")
+    work(Limits(*json.loads(sys.argv[2])))

@@ -25,8 +25,8 @@ from data.benchmarks.scoring import (  # noqa: E402
     BIRD_MARK, efficiency, hardness, main, print_scores, read_predictions, score_predictions,
     write_predictions, write_scores, write_verdicts)
 from data.synthesis.run import run_synth  # noqa: E402
-from sqlexec import (  # noqa: E402
-    Column, DataError, Schema, Table, Verifier, read_schema, run_sql)
+from data.schema import Column, Schema, Table, read_schema  # noqa: E402
+from sqlexec import DataError, Verifier, run_sql  # noqa: E402
 
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="../shared is not here")
 SCRIPT = """CREATE TABLE pet (id INTEGER PRIMARY KEY, name TEXT, age INT);

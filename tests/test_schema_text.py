@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from data.prompts.schema_text import compact, ddl, gold_first, narrow, rank
-from sqlexec import Column, Schema, Table, read_schema
+from data.schema import Column, Schema, Table, read_schema
 
 SHOP = Schema("shop", (
     Table("customer", (Column("customer_id", "number", True), Column("name", "text"),

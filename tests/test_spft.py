@@ -38,7 +38,8 @@ from data.synthesis.run import run_synth
 from data.synthesis.templates import extract
 from model import Sample
 from spft import Candidate, Config
-from sqlexec import Column, Result, Schema, Table, Verifier, majority_vote, read_schema
+from data.schema import Column, Schema, Table, read_schema
+from sqlexec import Result, Verifier, majority_vote
 
 LINE = ["base", "sft", "vbift-1", "vbift-2", "selfplay-1"]
 

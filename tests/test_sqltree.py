@@ -14,7 +14,8 @@ from data.sql import (
     MAX_DEPTH, Binary, Call, Column, Literal, Query, SQLError, Subquery, Unary, canonical_sql,
     keeps_meaning, normalise, parse, resolve, to_sql, tokenise, walk)
 from fuzz_canonical import fuzz
-from sqlexec import Column as SchemaColumn, Connection, Limits, Schema, Table, read_schema
+from data.schema import Column as SchemaColumn, Schema, Table, read_schema
+from sqlexec import Connection, Limits
 
 SPIDER = Path(__file__).resolve().parents[2] / "shared" / "spider"
 

@@ -28,7 +28,8 @@ from data.synthesis.quality import comparable, is_label, suits
 from data.synthesis.run import run_synth
 from data.synthesis.synthesize import synthesize
 from data.synthesis.templates import TemplatePool, extract, extract_bound, render
-from sqlexec import Column as SchemaColumn, Connection, DataError, Limits, read_schema, run_sql
+from data.schema import Column as SchemaColumn, read_schema
+from sqlexec import Connection, DataError, Limits, run_sql
 
 ROOT = Path(__file__).resolve().parents[1]
 SPIDER = ROOT.parent / "shared" / "spider"

@@ -7,7 +7,8 @@ import pytest
 
 from data.prompts import values as values_module
 from data.prompts.values import ValueIndex, fold, phrase
-from sqlexec import Column, DataError, Schema, Table, read_schema
+from data.schema import Column, Schema, Table, read_schema
+from sqlexec import DataError
 
 SCRIPT = '''
 CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, country TEXT, sex TEXT, grade TEXT);

@@ -25,7 +25,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqlexec import Column, DataError, Schema, Table, read_schema, spider_type
+from data.schema import Column, Schema, Table, read_schema, spider_type
+from sqlexec import DataError
 
 DATABASE_FOLDERS = ("database", "test_database", "dev_databases", "train_databases")
 SPLITS = ("train", "val", "dev", "test")

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.sql import literal, quote_name as quote
-from sqlexec import Column, DataError, Schema, Table
+from data.schema import Column, Schema, Table
+from sqlexec import DataError
 
 SLOT = re.compile(r"\{(\w+)\}")
 CHOICE = re.compile(r"<([^<>]*)>")

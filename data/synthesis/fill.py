@@ -15,7 +15,7 @@ from data.sql import literal
 from data.synthesis import quality
 from data.synthesis.profiles import Profiles
 from data.synthesis.templates import Binding, ColumnSlot, draw_together, render
-from sqlexec import read_schema
+from data.schema import read_schema
 
 GAMMA = 0.3                  # a table d keys away is drawn with weight GAMMA ** d [ours]
 BARREN = "no tables with such keys and columns"             # will not change by chance

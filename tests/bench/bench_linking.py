@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.benchmarks.reader import Data
 from data.prompts.schema_text import compact, ddl, gold_tables, narrow, rank
 from data.prompts.values import NUMBER, ValueIndex, phrase
-from sqlexec import read_schema
+from data.schema import read_schema
 
 TOKEN = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|[A-Za-z_]\w*|\d[\d.]*|[<>!]\s*=|<>|\S""")
 

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data.benchmarks.reader import Data                                               # noqa: E402
 from data.sql import SQLError, canonical_sql, keeps_meaning               # noqa: E402
-from sqlexec import (Limits, order_matters, read_schema, run_sql,             # noqa: E402
-                     same_result)
+from data.schema import read_schema
+from sqlexec import Limits, order_matters, run_sql, same_result                # noqa: E402
 
 # Tables called like our aliases and like columns; columns called like aliases, tables, functions.
 NAMES = ("T1", "T2", "t3", "item", "Name", "x", "order list")

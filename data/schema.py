@@ -1,0 +1,151 @@
+"""The schema of a database: its tables, columns and keys, as a query can use them.
+
+    read_schema      the Schema that a SQLite file declares
+    spider_type      Spider's five column types
+
+Tables and columns that no query could read (a module, collation or function that is missing, a
+name that is not UTF-8) are left out, and Schema.left_out says so. A name given in tables.json
+comes from data/benchmarks/reader.py instead.
+"""
+
+import re
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlexec import DataError, authorize_reading, database_uri, quoted
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    type: str                # text, number, time, boolean or others, as Spider's tables.json says
+    primary: bool = False    # part of the table's primary key
+    comment: str = ""        # a description, where the data set has one (BIRD)
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    columns: tuple           # of Column
+    view: bool = False       # a stored query: it has no keys
+
+
+@dataclass(frozen=True)
+class Schema:
+    db_id: str
+    tables: tuple            # of Table
+    foreign_keys: tuple      # of (table, column, referenced table, referenced column)
+    composite: tuple = ()    # of tuples of foreign_keys, each one key of several columns
+    left_out: tuple = ()     # of lines: what the file holds and a query cannot use, and why
+
+
+def spider_type(declared):
+    """Spider's five column types from a declared SQL type, by the rules that made tables.json."""
+    declared = declared.lower()
+    if not declared or any(word in declared for word in ("char", "text", "var")):
+        return "text"
+    numbers = ("int", "numeric", "decimal", "number", "id", "real", "double", "float")
+    if any(word in declared for word in numbers):
+        return "number"
+    if any(word in declared for word in ("date", "time", "year")):
+        return "time"
+    return "boolean" if "boolean" in declared else "others"
+
+
+def read_schema(db_path):
+    """The Schema that a database file declares; DataError where it cannot be read."""
+    try:
+        connection = sqlite3.connect(database_uri(db_path), uri=True)
+        try:
+            return _declared_schema(connection, Path(db_path).stem)
+        finally:
+            connection.close()
+    except (sqlite3.Error, OSError) as problem:
+        raise DataError(f"{db_path}: {problem}") from problem
+
+
+# Suffixes of the tables in which a virtual table keeps its data, for any SQLite: PRAGMA table_list
+# knows them from 3.37 on, and only those of modules that are there.
+SHADOWS = {
+    **dict.fromkeys(("fts3", "fts4"), "content|docsize|segdir|segments|stat"),
+    "fts5": "config|content|data|docsize|idx",
+    **dict.fromkeys(("rtree", "rtree_i32", "geopoly"), "node|parent|rowid"),
+    "vec0": r"auxiliary|chunks|info|rowids|(vector_|metadata)chunks\d\d|metadatatext\d\d"}
+
+
+def _declared_schema(connection, db_id):
+    # Names and defaults may be any bytes. What is not UTF-8 becomes what no query can hold.
+    connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    rows = connection.execute("SELECT type, name, sql FROM sqlite_master "
+                              "WHERE type IN ('table', 'view') ORDER BY type, rowid").fetchall()
+    shadows = [re.compile(f"{re.escape(name)}_({SHADOWS[module]})", re.I)
+               for _, name, sql in rows
+               if (sql or "").lower().startswith("create virtual")
+               for module in re.findall(r"using\W+(\w+)", sql.lower()) if module in SHADOWS]
+    tables, notes, parts = {}, [], []
+    for kind, name, _ in rows:
+        if any(shadow.fullmatch(name) for shadow in shadows):
+            parts.append(name)
+        elif not name.lower().startswith("sqlite_"):
+            try:
+                tables[name.lower()] = _declared_table(connection, name, kind == "view", notes)
+            except (sqlite3.Error, UnicodeError) as problem:
+                notes.append(_note(kind, name, problem))
+    if parts:
+        notes.append(_note("tables", ", ".join(parts), "kept by virtual tables"))
+    connection.set_authorizer(None)
+    keys = [key for table in tables.values() if not table.view
+            for key in _declared_keys(connection, table, tables)]
+    return Schema(db_id, tuple(tables.values()), tuple([part for key in keys for part in key]),
+                  tuple([key for key in keys if len(key) > 1]), tuple(notes))
+
+
+def _declared_table(connection, name, view, notes):
+    """The Table as queries see it; sqlite3.Error or UnicodeError for one that none can read."""
+    def prepare(expression):
+        connection.execute(f"EXPLAIN SELECT {expression} FROM {quoted(name)} AS t")
+
+    columns, without = [], []
+    connection.set_authorizer(None)
+    rows = connection.execute(f"PRAGMA table_xinfo({quoted(name)})").fetchall()
+    connection.set_authorizer(authorize_reading)      # a view may do what no query may
+    for row in rows:
+        if row[6] == 1:     # hidden; 2 and 3 are generated columns
+            continue
+        try:
+            prepare(f"t.{quoted(row[1])}")
+            columns.append(Column(row[1], spider_type(row[2] or ""), row[5] > 0 and not view))
+            prepare(f"t.{quoted(row[1])} = ''")
+        except (sqlite3.Error, UnicodeError) as problem:
+            without.append(_note("column", f"{name}.{row[1]}", problem))
+    if not columns:
+        prepare("*")        # says why: a view that reads what is gone, a module that is missing
+        raise sqlite3.OperationalError("no columns")
+    notes += without
+    return Table(name, tuple(columns), view)
+
+
+def _declared_keys(connection, table, tables):
+    """The foreign keys of a table, each a tuple of its parts; without those that name what is not
+    there, which SQLite allows."""
+    own, found = {column.name for column in table.columns}, {}
+    for number, place, target, child, parent, *_ in connection.execute(
+            f"PRAGMA foreign_key_list({quoted(table.name)})"):
+        target = tables.get(target.lower(), Table("", ()))
+        known = {column.name.lower(): column.name for column in target.columns}
+        if parent is None:      # then part by part of the primary key, in the order declared there
+            parent = next((row[1] for row in connection.execute(
+                f"PRAGMA table_xinfo({quoted(target.name)})") if row[5] == place + 1), "")
+        referenced = known.get(parent.lower())
+        found.setdefault(number, {})[place] = child in own and referenced and (
+            table.name, child, target.name, referenced)
+    return [tuple([parts[place] for place in sorted(parts)])
+            for _, parts in sorted(found.items(), reverse=True) if all(parts.values())]
+
+
+def _note(kind, name, problem):
+    """A line about what is left out; an unreadable name's bytes show as question marks."""
+    if isinstance(problem, UnicodeError):
+        problem = "its name is not UTF-8"
+    return " ".join(f"{kind} {name}: {problem}".encode("utf-8", "replace").decode().split())
