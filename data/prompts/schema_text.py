@@ -11,6 +11,7 @@ then tables from the end of `order`, then columns that are no keys. Whatever is 
 as before: a table comes with those on its shortest foreign-key path to the tables already kept.
 """
 
+from bisect import bisect_right
 from collections import Counter, deque
 from dataclasses import replace
 
@@ -180,11 +181,8 @@ def _fewer_columns(schema, budget, size):
             replace(t, columns=tuple(c for c in t.columns if (t.name, c.name) not in gone))
             for t in schema.tables))
 
-    low, high = 0, len(spare)            # first(low) is taken, first(high) does not fit
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if size(first(middle)) <= budget else (low, middle)
-    return first(low)
+    counts = range(1, len(spare))        # first(len(spare)) is too large, first(0) is taken anyway
+    return first(bisect_right(counts, budget, key=lambda n: size(first(n))))
 
 
 def _dropped(whole, part):

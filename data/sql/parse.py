@@ -9,8 +9,8 @@ from data.sql.tree import (
     Exists, In, Item, Literal, Logic, Order, Query, Row, Select, Source, SQLError, Star, Subquery,
     Unary, Window, With)
 
-MAX_LENGTH = 20_000                  # characters: no benchmark query comes near it
-MAX_DEPTH = 50                       # nested expressions and queries: keeps us off Python's stack
+MAX_LENGTH = 20_000      # characters, far above any benchmark query
+MAX_DEPTH = 50           # nested expressions and queries: well inside Python's recursion limit
 
 _TOKEN = re.compile(r"""
   (?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
@@ -71,20 +71,20 @@ class _Tokens:
     def token(self):
         return self.tokens[self.next]
 
-    def ahead(self, *words):
+    def peek(self, *words):
         """Do these words come next?"""
         found = self.tokens[self.next:self.next + len(words)]
         return [token.upper for token in found] == list(words)
 
     def accept(self, *words):
         """Takes these words if they come next."""
-        if self.ahead(*words):
+        if self.peek(*words):
             self.next += len(words)
             return True
         return False
 
     def at_query(self):
-        return self.ahead("SELECT") or self.ahead("WITH")
+        return self.peek("SELECT") or self.peek("WITH")
 
     def expect(self, word):
         if not self.accept(word):
@@ -97,59 +97,59 @@ class _Tokens:
         self.next += 1
         return self.tokens[self.next - 1]
 
-    def deeper(self):
+    def descend(self):
         self.depth += 1
         if self.depth > MAX_DEPTH:
             self.fail("nested too deep")
 
-    def named(self):
-        """Can the next token be a name?"""
+    def at_name(self):
+        """Can the next token be a name (of a table, a column, an alias)?"""
         token = self.token
         return token.kind in ("double", "name") or (
             token.kind == "word" and token.upper not in RESERVED)
 
     def name(self):
-        if not self.named() or not self.token.value:
+        if not self.at_name() or not self.token.value:
             self.fail("name in single quotes" if self.token.kind == "text" else "expected a name")
         return self.take().value
 
     def alias(self):
         """[AS] name, or None. SQLite takes a name in single quotes here, too."""
-        told = self.accept("AS")
+        required = self.accept("AS")
         if self.token.kind == "text" and self.token.value:
             return self.take().value
-        return self.name() if told or self.named() else None
+        return self.name() if required or self.at_name() else None
 
-    def several(self, read):
-        """What read() takes, once or more, between commas."""
+    def comma_list(self, read):
+        """What read() returns, once or more, separated by commas."""
         parts = [read()]
         while self.accept(","):
             parts.append(read())
         return tuple(parts)
 
     def bracketed(self, read):
-        """What read() takes, between parentheses."""
+        """What read() returns, in parentheses."""
         self.expect("(")
         part = read()
         self.expect(")")
         return part
 
     def names(self):
-        return self.bracketed(lambda: self.several(self.name))
+        return self.bracketed(lambda: self.comma_list(self.name))
 
 
 class _Expressions(_Tokens):
-    """Reads expressions; queries inside them are read by the class below."""
+    """Expressions, by precedence climbing. Sub-queries need query(), which _Parser adds."""
 
     def expression(self, minimum=0):
-        """Precedence climbing: an operand, then every operator that binds at least so tightly."""
-        self.deeper()
-        left, turns = self.prefix(), 0
+        """An operand, then every operator whose precedence is at least the minimum."""
+        self.descend()
+        left, operators = self.prefix(), 0
         while (op := self.operator()) and PRECEDENCE[op] >= minimum:
-            self.chained += turns > 0 and op not in ("AND", "OR")
+            self.chained += operators > 0 and op not in ("AND", "OR")
             if self.chained > MAX_DEPTH:             # a + b + c ... is a tree as deep as it is long
                 self.fail("too many chained operators")
-            left, turns = self.infix(left, op), turns + 1
+            left, operators = self.infix(left, op), operators + 1
         self.depth -= 1
         return left
 
@@ -189,13 +189,13 @@ class _Expressions(_Tokens):
         return Binary("NOT " + op if negated else op, left, right)
 
     def options(self):
-        if self.named():
+        if self.at_name():
             self.fail("IN a table")
         return self.bracketed(lambda: self.query() if self.at_query() else self.listed())
 
     def listed(self):
         """Expressions up to the closing parenthesis, perhaps none."""
-        return () if self.ahead(")") else self.several(self.expression)
+        return () if self.peek(")") else self.comma_list(self.expression)
 
     def prefix(self):
         if self.accept("NOT"):
@@ -213,7 +213,7 @@ class _Expressions(_Tokens):
         if token.kind in ("text", "number", "blob"):
             self.next += 1
             return Literal(token.kind, token.value)
-        if self.ahead("("):
+        if self.peek("("):
             return self.bracketed(self.inner)
         if self.accept("CASE"):
             return self.case()
@@ -230,11 +230,11 @@ class _Expressions(_Tokens):
     def inner(self):
         if self.at_query():
             return Subquery(self.query())
-        items = self.several(self.expression)
+        items = self.comma_list(self.expression)
         return items[0] if len(items) == 1 else Row(items)
 
     def case(self):
-        base = None if self.ahead("WHEN") else self.expression()
+        base = None if self.peek("WHEN") else self.expression()
         branches = []
         while self.accept("WHEN"):
             condition = self.expression()
@@ -253,7 +253,7 @@ class _Expressions(_Tokens):
         distinct = self.accept("DISTINCT")
         args = (Star(at=at + 1),) if self.accept("*") else self.listed()
         self.expect(")")
-        if self.ahead("FILTER", "("):
+        if self.peek("FILTER", "("):
             self.fail("FILTER")
         call = Call(name, args, distinct)
         return self.window(call) if self.accept("OVER") else call
@@ -262,18 +262,18 @@ class _Expressions(_Tokens):
         operand = self.expression()
         self.expect("AS")
         words = [self.name().upper()]
-        while self.named():
+        while self.at_name():
             words.append(self.name().upper())
-        if self.ahead("("):                          # VARCHAR(20), DECIMAL(10, 2)
-            words[-1] += f"({to_sql(self.bracketed(lambda: self.several(self.expression)))})"
+        if self.peek("("):                          # VARCHAR(20), DECIMAL(10, 2)
+            words[-1] += f"({to_sql(self.bracketed(lambda: self.comma_list(self.expression)))})"
         self.expect(")")
         return Cast(operand, " ".join(words))
 
     def window(self, call):
-        if not self.accept("(") or self.named() and not self.ahead("PARTITION"):
-            self.fail("window by name" if self.named() else "expected (")
-        partition = self.several(self.expression) if self.accept("PARTITION", "BY") else ()
-        order = self.several(self.order) if self.accept("ORDER", "BY") else ()
+        if not self.accept("(") or self.at_name() and not self.peek("PARTITION"):
+            self.fail("window by name" if self.at_name() else "expected (")
+        partition = self.comma_list(self.expression) if self.accept("PARTITION", "BY") else ()
+        order = self.comma_list(self.order) if self.accept("ORDER", "BY") else ()
         if self.token.upper in ("ROWS", "RANGE", "GROUPS"):
             self.fail("window frame")
         self.expect(")")
@@ -291,17 +291,17 @@ class _Expressions(_Tokens):
 
 
 class _Parser(_Expressions):
-    """Reads queries and their clauses."""
+    """Queries and their clauses, by recursive descent."""
 
     def query(self):
-        self.deeper()
-        ctes = self.several(self.cte) if self.accept("WITH") else ()
+        self.descend()
+        ctes = self.comma_list(self.cte) if self.accept("WITH") else ()
         arms, ops = [self.select()], []
         while self.token.upper in ("UNION", "INTERSECT", "EXCEPT"):
             op = self.take().upper
             ops.append("UNION ALL" if op == "UNION" and self.accept("ALL") else op)
             arms.append(self.select())
-        order = self.several(self.order) if self.accept("ORDER", "BY") else ()
+        order = self.comma_list(self.order) if self.accept("ORDER", "BY") else ()
         limit = offset = None
         if self.accept("LIMIT"):
             limit = self.expression()
@@ -313,22 +313,22 @@ class _Parser(_Expressions):
         return Query(tuple(arms), tuple(ops), order, limit, offset, ctes)
 
     def cte(self):
-        if self.ahead("RECURSIVE"):
+        if self.peek("RECURSIVE"):
             self.fail("recursive WITH")
-        name, columns = self.name(), self.names() if self.ahead("(") else ()
+        name, columns = self.name(), self.names() if self.peek("(") else ()
         self.expect("AS")
         return With(name, columns, self.bracketed(self.query))
 
     def select(self):
-        if self.ahead("VALUES"):
+        if self.peek("VALUES"):
             self.fail("VALUES")
         self.expect("SELECT")
         distinct = self.accept("DISTINCT")
         self.accept("ALL")
-        items = self.several(self.item)
+        items = self.comma_list(self.item)
         sources = self.sources() if self.accept("FROM") else ()
         where = self.expression() if self.accept("WHERE") else None
-        group = self.several(self.expression) if self.accept("GROUP", "BY") else ()
+        group = self.comma_list(self.expression) if self.accept("GROUP", "BY") else ()
         having = self.expression() if self.accept("HAVING") else None
         return Select(items, distinct, sources, where, group, having)
 
@@ -337,7 +337,7 @@ class _Parser(_Expressions):
         if self.accept("*"):
             return Item(Star(at=at))
         following = self.tokens[self.next + 1:self.next + 3]
-        if self.named() and [token.upper for token in following] == [".", "*"]:
+        if self.at_name() and [token.upper for token in following] == [".", "*"]:
             star = Star(self.name(), at=at)
             self.next += 2
             return Item(star)
@@ -360,20 +360,20 @@ class _Parser(_Expressions):
             self.accept("OUTER")
         else:
             self.accept("INNER")
-        if self.next == start and not self.ahead("JOIN"):
+        if self.next == start and not self.peek("JOIN"):
             return None
         self.expect("JOIN")
         return " ".join(words + ["JOIN"])
 
     def source(self, join):
         at = self.token.at
-        if self.ahead("(") and self.tokens[self.next + 1].upper not in ("SELECT", "WITH", "VALUES"):
+        if self.peek("(") and self.tokens[self.next + 1].upper not in ("SELECT", "WITH", "VALUES"):
             self.fail("parenthesised join")
-        table = self.bracketed(self.query) if self.ahead("(") else self.name()
-        if self.ahead("(") or self.ahead("."):
-            self.fail("schema-qualified name" if self.ahead(".") else "table-valued function")
+        table = self.bracketed(self.query) if self.peek("(") else self.name()
+        if self.peek("(") or self.peek("."):
+            self.fail("schema-qualified name" if self.peek(".") else "table-valued function")
         alias, on, using = self.alias(), None, ()
-        if self.ahead("INDEXED") or self.ahead("NOT", "INDEXED"):
+        if self.peek("INDEXED") or self.peek("NOT", "INDEXED"):
             self.fail("INDEXED BY")
         if self.accept("ON"):
             on = self.expression()
@@ -387,7 +387,7 @@ class _Parser(_Expressions):
         self.accept("ASC")
         nulls = ""
         if self.accept("NULLS"):
-            if not self.ahead("FIRST") and not self.ahead("LAST"):
+            if not self.peek("FIRST") and not self.peek("LAST"):
                 self.fail("expected FIRST or LAST")
             nulls = self.take().upper
         return Order(expression, descending, nulls)

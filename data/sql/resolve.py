@@ -22,7 +22,7 @@ def resolve(tree, schema):
     SQLError for an unknown or ambiguous name.
     """
     resolver = _Resolver(schema)
-    return _aliased(resolver.query(tree, None), resolver.homes)
+    return _aliased(resolver.query(tree, None), resolver.scope_of)
 
 
 def canonical_sql(sql, schema):
@@ -57,15 +57,15 @@ def normalise(sql, schema):
 # Scopes
 
 class _Scope:
-    """What one SELECT sees: its sources, its item aliases, and the SELECT around it."""
+    """What one SELECT sees: its sources, its item aliases, and the SELECT enclosing it."""
 
     def __init__(self, parent, names):
         self.parent, self.sources, self.aliases, self.merged = parent, [], {}, set()
         self.names = names           # of all its item aliases, folded
-        self.unnamed = False         # reads columns that are called as SQLite likes
-        self.correlated = False      # reads a source of a SELECT around it
-        self.referenced = False      # is read by a SELECT inside it
-        self.alike = False           # reads a table that is called like our aliases
+        self.has_unnamed = False     # a derived table in FROM has a column without a name
+        self.correlated = False      # uses a column of an enclosing SELECT
+        self.referenced = False      # an inner SELECT uses one of its columns
+        self.aliaslike = False       # a table in FROM is called T1, T2, ... as our aliases are
         self.outer = False           # has a RIGHT or FULL JOIN
 
     def first_alias(self):
@@ -76,11 +76,11 @@ class _Scope:
         return self.first_alias() + len(self.sources) - 1
 
     def alias(self, position):
-        several = len(self.sources) > 1 or self.referenced or self.correlated and self.alike
+        several = len(self.sources) > 1 or self.referenced or self.correlated and self.aliaslike
         return f"T{self.first_alias() + position}" if several else None
 
-    def around(self):
-        """The scopes of the SELECTs around this one, the nearest first."""
+    def enclosing(self):
+        """The scopes of the enclosing SELECTs, innermost first."""
         scope = self.parent
         while scope:
             yield scope
@@ -115,14 +115,14 @@ class _Resolver:
         self.numbers = {(table.name, c.name) for table in schema.tables for c in table.columns
                         if c.type == "number"}
         self.ctes = {}               # folded name -> (name, columns, query); None: not yet read
-        self.homes = []              # source number -> (its scope, position there)
+        self.scope_of = []           # source number -> (its scope, position there)
 
     def query(self, query, parent, derived=False):
         """Resolves one query inside a scope. A derived table keeps its item aliases."""
         outer = self.ctes
         self.ctes = {**outer, **{fold(cte.name): None for cte in query.ctes}}
         for cte in query.ctes:
-            start, inner = len(self.homes), self.query(cte.query, parent, derived=True)
+            start, inner = len(self.scope_of), self.query(cte.query, parent, derived=True)
             if any(isinstance(part, Column) and part.source is not None and part.source < start
                    for part in walk(inner)):         # bound anew wherever it is used
                 raise SQLError("WITH that reads a SELECT around it", 0)
@@ -174,15 +174,15 @@ class _Resolver:
                 raise SQLError(reason, source.at, repr(source.table))
             table, columns = found[:2]
             name, called = None if key in self.ctes else table, source.alias or source.table
-            scope.alike |= bool(re.fullmatch(r"t\d+", key))
-        spelled = {fold(column): column for column in columns if column}
-        scope.unnamed |= len(spelled) < len(columns)
+            scope.aliaslike |= bool(re.fullmatch(r"t\d+", key))
+        by_key = {fold(column): column for column in columns if column}
+        scope.has_unnamed |= len(by_key) < len(columns)
         if source.join.startswith("NATURAL") or source.using:
-            scope.merged.update([fold(c) for c in source.using] or spelled)
+            scope.merged.update([fold(c) for c in source.using] or by_key)
         scope.outer |= "RIGHT" in source.join or "FULL" in source.join
-        number = len(self.homes)
-        self.homes.append((scope, len(scope.sources)))
-        scope.sources.append(_Bound(number, fold(called), name, spelled))
+        number = len(self.scope_of)
+        self.scope_of.append((scope, len(scope.sources)))
+        scope.sources.append(_Bound(number, fold(called), name, by_key))
         return replace(source, table=table, number=number)
 
     def outputs(self, query):
@@ -192,7 +192,7 @@ class _Resolver:
             if isinstance(item.expression, Star):
                 for source in query.arms[0].sources:
                     if item.expression.source in (None, source.number):
-                        scope, position = self.homes[source.number]
+                        scope, position = self.scope_of[source.number]
                         names += scope.sources[position].columns.values()
             else:
                 column = isinstance(item.expression, Column)
@@ -225,9 +225,9 @@ class _Resolver:
 
 
 def _column(column, scope):
-    """Binds a column in the nearest scope that has it; marks the scopes it is seen through."""
+    """Binds a column in the innermost scope that has it; marks the scopes in between."""
     crossed, key = [], fold(column.name)
-    for scope in (scope, *scope.around()):
+    for scope in (scope, *scope.enclosing()):
         found = [bound for bound in scope.sources if key in bound.columns
                  and (column.qualifier is None or bound.name == fold(column.qualifier))]
         if len(found) > 1 and key not in scope.merged:
@@ -245,7 +245,7 @@ def _column(column, scope):
             if crossed or not scope.aliases:
                 raise SQLError("alias inside a sub-query, an ON or an item", column.at)
             return scope.aliases[key]
-        if column.quoted and scope.unnamed:
+        if column.quoted and scope.has_unnamed:
             raise SQLError("column named by its expression, or text", column.at)
         crossed.append(scope)
     if column.quoted and column.qualifier is None:
@@ -262,7 +262,7 @@ def _star(star, scope):
 
 
 # ---------------------------------------------------------------------------------------------
-# Names that SQLite might bind in another way in the canonical form
+# What SQLite might bind differently once the query's own aliases are gone
 
 def _check_term(old, new, scope):
     """A term of ORDER BY or GROUP BY must not become a number or a column from outside."""
@@ -271,13 +271,13 @@ def _check_term(old, new, scope):
         old, bare = getattr(old, "operand", old), _uncollated(bare.operand)
     if isinstance(bare, Literal) and bare.kind == "number" and not isinstance(old, Literal):
         raise SQLError("alias of a constant", getattr(old, "at", 0))
-    outside = {bound.number for outer in scope.around() for bound in outer.sources}
+    outside = {bound.number for outer in scope.enclosing() for bound in outer.sources}
     if any(isinstance(part, Column) and part.source in outside for part in walk(new)):
         raise SQLError("sorted or grouped by a column from outside", 0)
 
 
 def _check_order(tree, scope, arms, derived):
-    """Would SQLite take a resolved ORDER BY term for an item that was not meant?"""
+    """A resolved ORDER BY term must not match an item other than the one it meant."""
     term, items = _uncollated(tree), [item.expression for item in arms[0].items]
     if derived and isinstance(term, Column):         # here the aliases stay
         if scope.aliases.get(fold(term.name), term) != term:
@@ -293,13 +293,13 @@ def _check_order(tree, scope, arms, derived):
 
 
 def _check_keyword(key, scope):
-    for scope in (scope, *scope.around()):
+    for scope in (scope, *scope.enclosing()):
         if key in scope.names or any(key in bound.columns for bound in scope.sources):
             raise SQLError("column called TRUE or FALSE", 0)
 
 
 # ---------------------------------------------------------------------------------------------
-# One spelling for one join, and the aliases
+# Normal form of joins and aliases
 
 def _ordered_sides(on, numbers):
     """An ON condition with the earlier table on the left of each =.
@@ -332,9 +332,9 @@ def _spread(sources):
                   for source in sources])
 
 
-def _aliased(tree, homes):
-    """Writes the T aliases, once it is known which scopes are read from inside."""
-    aliases = [scope.alias(position) for scope, position in homes]
+def _aliased(tree, scope_of):
+    """Adds the T aliases, now that it is known which scopes inner queries refer to."""
+    aliases = [scope.alias(position) for scope, position in scope_of]
 
     def write(part):
         if isinstance(part, (Column, Star)) and part.source is not None:

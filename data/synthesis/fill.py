@@ -3,7 +3,7 @@
     Database(schema, db_path)              keys, columns and values as filling needs them
     fill(template, database, rng)          one query on another schema; Unfilled says why not
 
-A link is filled by a declared foreign key or not at all; a key of several columns is joined whole.
+Links are filled with declared foreign keys only; a composite key is joined on all its columns.
 """
 
 import re
@@ -18,11 +18,11 @@ from data.synthesis.templates import Binding, ColumnSlot, draw_together, render
 from data.schema import read_schema
 
 GAMMA = 0.3                  # a table d keys away is drawn with weight GAMMA ** d [ours]
-BARREN = "no tables with such keys and columns"             # will not change by chance
+IMPOSSIBLE = "no tables with such keys and columns"         # no other draw would help
 
 
 class Unfilled(Exception):
-    """A template finds no place in a schema; the message is the reason."""
+    """A template cannot be filled on a schema; the message is the reason."""
 
 
 class Database:
@@ -53,19 +53,18 @@ class Database:
 
     @cached_property
     def keys(self):
-        """Foreign keys in use as ((table, column), (table, column)), with one parent to find; of
-        those of several columns each part, see whole."""
+        """Foreign keys as ((table, column), (table, column)) whose columns hold data and whose
+        parent is unique; of a composite key each column pair."""
         of = self.profiles.of
         return [(child, parent) for child, parent in self.declared
                 if of(*child).filled and of(*parent).filled
-                and self.whole.get((child, parent), of(*parent).identifies)]
+                and self.composite.get((child, parent), of(*parent).identifies)]
 
     @cached_property
-    def whole(self):
-        """{(child, parent), either way round: all such pairs of its key} for the parts of keys of
-        several columns: one alone finds several parents.
+    def composite(self):
+        """{(child, parent), in both directions: all column pairs of its key} for composite keys.
 
-        tables.json does not tell which parts belong together: the file does.
+        tables.json does not say which columns form one key: the database file does.
         """
         found = {}
         for key in self.schema.composite or read_schema(self.path).composite:
@@ -107,16 +106,18 @@ class Database:
 
 
 def fill(template, database, rng):
-    """SQL text of the template on a Database. Unfilled(reason) if it has no place there."""
+    """SQL text of the template on a Database. Unfilled(reason) if it cannot be filled there."""
     template, binding = bind(template, database, rng)
     return render(template.pieces, binding)
 
 
 def bind(template, database, rng):
-    """(the template, wider where a link lies on a key of several columns, a random Binding):
-    tables along the links, then columns, then values."""
-    tables, columns = _place(template, database, rng)
-    template = _whole(template, database, columns)
+    """(template, random Binding): tables along the links, then columns, then values.
+
+    The template has more join conditions than before where a link uses a composite key.
+    """
+    tables, columns = _place_tables(template, database, rng)
+    template = _complete_keys(template, database, columns)
     for index, slot in enumerate(template.columns):
         if index not in columns:
             columns[index] = _choose_column(slot, tables[slot.table], columns, database, rng)
@@ -126,18 +127,19 @@ def bind(template, database, rng):
     problem = quality.group_flaw(template.groups, profiles)
     if problem:
         raise Unfilled(problem)
-    if not all(quality.comparable(chosen[a], chosen[b]) for a, b in template.twins):
+    if not all(quality.comparable(chosen[a], chosen[b]) for a, b in template.compared):
         raise Unfilled("nothing in common to compare")
     literals = _choose_values(template, chosen, profiles, rng)
     return template, Binding(tuple([tables[t] for t in range(template.tables)]),
                              tuple([column.name for column in chosen]), literals)
 
 
-def _place(template, database, rng):
+def _place_tables(template, database, rng):
     """({table slot: table}, {column slot: (table, column)}) along declared keys."""
-    placed = _follow(_connected(template.links, template.columns), template, database, {}, {}, rng)
+    links = _connected_order(template.links, template.columns)
+    placed = _place_links(links, template, database, {}, {}, rng)
     if placed is None:
-        raise Unfilled(BARREN)
+        raise Unfilled(IMPOSSIBLE)
     tables, columns = placed
     for slot in range(template.tables):
         if slot in tables:
@@ -150,16 +152,16 @@ def _place(template, database, rng):
             distances = database.distances(tables[min(tables)])
             weights = [GAMMA ** distances[name] if name in distances else 0.0 for name in free]
         if not any(weights):
-            raise Unfilled("no such table nearby" if tables else BARREN)
+            raise Unfilled("no such table nearby" if tables else IMPOSSIBLE)
         tables[slot] = rng.choices(free, weights)[0]
     return tables, columns
 
 
-def _whole(template, database, columns):
-    """The template with all pairs of the keys on which its links lie; adds to columns."""
+def _complete_keys(template, database, columns):
+    """The template with all column pairs of its links' composite keys; adds them to columns."""
     for link in template.links:
         laid = {frozenset((columns[a], columns[b])) for a, b, _ in template.links}
-        key = database.whole.get((columns[link.child], columns[link.parent]), ())
+        key = database.composite.get((columns[link.child], columns[link.parent]), ())
         slots, pairs = list(template.columns), []
         for pair in [pair for pair in key if frozenset(pair) not in laid]:
             pairs.append([])
@@ -170,11 +172,11 @@ def _whole(template, database, columns):
                 columns[known] = place
                 pairs[-1].append(known)
         if pairs:
-            template = template.widened(link, pairs, tuple(slots))
+            template = template.with_equalities(link, pairs, tuple(slots))
     return template
 
 
-def _connected(links, columns):
+def _connected_order(links, columns):
     """The links in an order in which each, if it can, touches a table of an earlier one."""
     left, ordered, seen = list(links), [], set()
     while left:
@@ -186,25 +188,25 @@ def _connected(links, columns):
     return ordered
 
 
-def _follow(links, template, database, tables, columns, rng):
-    """Lays the links on foreign keys of the schema, backtracking; None if it cannot be done."""
+def _place_links(links, template, database, tables, columns, rng):
+    """Assigns the links to foreign keys of the schema, by backtracking; None if impossible."""
     if not links:
         return tables, columns
     keys = database.keys + [key[::-1] for key in database.keys if not links[0].declared]
     for key in sorted(keys, key=lambda _: rng.random()):
-        laid = _laid(links[0], key, template, database, tables, columns)
-        placed = laid and _follow(links[1:], template, database, *laid, rng)
+        laid = _place_link(links[0], key, template, database, tables, columns)
+        placed = laid and _place_links(links[1:], template, database, *laid, rng)
         if placed:
             return placed
     return None
 
 
-def _laid(link, key, template, database, tables, columns):
-    """(tables, columns) with the link on this key, or None where that contradicts them."""
+def _place_link(link, key, template, database, tables, columns):
+    """(tables, columns) with the link assigned to this key, or None where they conflict."""
     ends = [(slot, template.columns[slot].table, place) for slot, place in zip(link[:2], key)]
     if not all(database.fits(place[0], template.needs[table]) for _, table, place in ends):
         return None
-    if key in database.whole and frozenset(link[:2]) not in template.joins:
+    if key in database.composite and frozenset(link[:2]) not in template.joins:
         return None
     tables, columns = dict(tables), dict(columns)
     for slot, table, place in ends:

@@ -15,7 +15,7 @@ SAMPLE = 300            # distinct values that it keeps
 
 @dataclass(frozen=True)
 class Profile:
-    """One column: how many rows were looked at, how many are not NULL, how many differ."""
+    """One column: counts of rows looked at, of non-NULL and of distinct values among them."""
     rows: int
     filled: int
     distinct: int
@@ -28,7 +28,7 @@ class Profile:
 
     @property
     def identifies(self):
-        """Does a value stand for one row?"""
+        """Does a value identify a row?"""
         return self.filled == self.distinct
 
     @cached_property
@@ -40,8 +40,8 @@ class Profile:
         return self.numeric and not self.fractions and bool(self.values) and (
             1500 <= self.values[0] <= self.values[-1] <= 2100)
 
-    def kinds(self, limit):
-        """Do the values sort rows into kinds? Numbers do so if they are few and come again."""
+    def is_categorical(self, limit):
+        """Do the values form categories? Numbers do if they are few and repeat."""
         figures = self.numeric or self.values and all(
             FIGURE.fullmatch(str(value)) for value in self.values)
         return not figures or (not self.fractions and self.distinct <= limit
@@ -68,7 +68,7 @@ class Profiles:
         return self._known[key]
 
     def identify(self, places):
-        """Do the values of these columns of one table, [(table, column)], stand for one row?"""
+        """Do the values of these columns of one table, [(table, column)], identify a row?"""
         key = tuple(places)
         if key not in self._known:
             names = ", ".join(quote_name(column) for _, column in places)
@@ -83,8 +83,8 @@ class Profiles:
         self._connection = None
 
     def _safely(self, name, read):
-        """What read() returns, or None where SQLite cannot: tables.json lists what the file does
-        not have, a view may take for ever, a column may need a collation of another program."""
+        """What read() returns, or None where SQLite fails: tables.json may list what the file does
+        not have, a view may never finish, a column may need a collation that SQLite lacks."""
         try:
             self._connect()
             with self._meter.share(1 / 20):
@@ -117,7 +117,7 @@ class Profiles:
 
 
 def _writable(value):
-    """Can a person type it, and SQL hold it as a literal?"""
+    """Can a person type it, and can it be written as an SQL literal?"""
     if isinstance(value, str):
         return (0 < len(value) <= 40 and value.isprintable() and value == value.strip()
                 and "\ufffd" not in value and not re.fullmatch("[a-z]", value))

@@ -1,12 +1,13 @@
-"""What makes a filled template senseless (section 3.1.1). A query is judged four times:
+"""Filters for synthetic queries that nobody would ask (section 3.1.1). Four kinds of checks:
 
-    flaw(tree, links)             by its form: nothing that stands in the slots would help
-    suits(column, uses, profile)  by what it does with a column, see USES
-    group_flaw(groups, profiles)  by what GROUP BY puts together
-    trivial, probes, is_redundant     by its result, and by what it returns without one of its parts
+    flaw(tree, links)             on the template alone, whatever fills its slots
+    suits(column, uses, profile)  on each column, for what the query does with it (see USES)
+    group_flaw(groups, profiles)  on GROUP BY
+    trivial(result, tree)         on the rows
+    probes, is_redundant          on the rows without one of its conditions, joins or set operators
 
-Most rules come from reading what random columns of the right type and key gave. They work on
-resolved trees whose names are slots, written "\\0c2\\0" (see templates.py).
+Most rules come from reading what filling with random columns of the right type and key gave. They
+work on resolved trees whose names are slots, written "\\0c2\\0" (see templates.py).
 """
 
 import re
@@ -19,8 +20,8 @@ from data.sql import (
     Between, Binary, Call, Column, In, Item, Literal, Logic, Node, Order, Query, Select, Source,
     Star, conjunction, conjuncts, rewrite, to_sql, walk)
 
-MAX_ROWS = 1000              # longer answers teach nothing and cost time
-KINDS = 12                   # a number with more values than this is an amount, not a kind
+MAX_ROWS = 1000              # longer results teach nothing and cost time
+CATEGORIES = 12              # a numeric column with more distinct values measures something
 
 RANGE = ("<", "<=", ">", ">=")
 ARITHMETIC = ("+", "-", "*", "/", "%")
@@ -80,7 +81,7 @@ _UNSTABLE = ("RANDOM", "RANDOMBLOB", "CURRENT_DATE", "CURRENT_TIME", "CURRENT_TI
 
 
 def flaw(tree, links):
-    """What makes a template senseless wherever it is filled, or "". links: of templates.Link."""
+    """Why no filling of a template is worth asking, or "". links: of templates.Link."""
     referred = {link.parent for link in links if link.declared}
     return next(filter(None, (_flaw(part, referred) for part in walk(tree))), "")
 
@@ -130,7 +131,7 @@ def _select_flaw(select, referred):
 
 
 def _repeated(select, referred):
-    """Does a join repeat the rows that an aggregate reads?"""
+    """Does a join duplicate the rows that an aggregate reads?"""
     keys = Counter(end[0] for pair in equalities(select) for end in pair
                    if end[1] in referred and {slot for _, slot in pair} - referred)
     sums = [column.source for item in select.items for part in walk(item)
@@ -229,7 +230,7 @@ def words(name):
 
 
 def is_label(column):
-    """Does the column name or place something (an id, year, phone number), not measure it?"""
+    """Is the column an identifier, a date or a position rather than a measurement?"""
     parts = words(column.name)
     return column.primary or bool(parts) and (
         parts[-1] in _LABELS or bool(_LABEL_ENDING.search(parts[-1]))
@@ -237,14 +238,14 @@ def is_label(column):
 
 
 def comparable(one, other):
-    """May two columns be subtracted or compared? They must measure one thing in one way."""
+    """May two columns be subtracted or compared? Only if they measure the same quantity."""
     left, right = set(words(one.name)), set(words(other.name))
     return (bool(left & right) and left & _TOTALS == right & _TOTALS
             and is_label(one) == is_label(other))
 
 
 def suits(column, role, uses, profile):
-    """Does the column make sense for what the query does with it? role: "pk", "fk" or ""."""
+    """Is the column suited to what the query does with it? role: "pk", "fk" or ""."""
     parts, plain = words(column.name), not role
     label = is_label(column) or profile.years
     if not profile.filled or not _SECRET.isdisjoint(parts) or uses - {"show"} and \
@@ -263,8 +264,8 @@ def suits(column, role, uses, profile):
     if uses & {"group", "count"} and plain and profile.unique:
         return False
     if uses & {"group", "distinct"} and plain and not label and not (
-            profile.kinds(KINDS) and (not profile.numeric or _AMOUNTS.isdisjoint(parts))):
-        return False                                     # an amount, not a kind
+            profile.is_categorical(CATEGORIES) and (not profile.numeric or _AMOUNTS.isdisjoint(parts))):
+        return False                                     # a measurement, not a category
     if "tied" in uses and plain and profile.distinct < 0.8 * profile.filled:
         return False                                     # the same mascot is not the same school
     if "equal" in uses and profile.fractions:
@@ -275,7 +276,7 @@ def suits(column, role, uses, profile):
 
 
 def _sorts(column, uses, profile, label):
-    """Does more or less of it mean something?"""
+    """Is its order meaningful?"""
     dated = column.type == "time" or profile.years or _SORTED_LABELS.search(column.name)
     if label and not dated:
         return False
@@ -288,7 +289,7 @@ def _sorts(column, uses, profile, label):
 # By groups
 
 class Group(NamedTuple):
-    """A SELECT with GROUP BY, as far as it decides whether a group has one row or one answer."""
+    """What decides whether a SELECT's groups are single rows, and its columns constant in them."""
     sources: set                     # numbers
     grouped: set                     # of (source, column slot)
     equal: list                      # of pairs of (source, column slot)
@@ -309,9 +310,9 @@ def groups(tree):
 
 
 def group_flaw(groups, profiles):
-    """Refuses groups that are single rows, and columns that have no single value in a group."""
+    """Rejects groups of single rows, and bare columns that are not constant within a group."""
     for sources, grouped, equal, shown in groups:
-        known, owned = set(grouped), set()       # columns and sources that have one value a group
+        known, owned = set(grouped), set()       # columns and sources constant within a group
         for _ in range(len(sources) + 1):
             owned |= {source for source, slot in known if profiles[slot].unique}
             for a, b in equal:
@@ -331,7 +332,7 @@ def group_flaw(groups, profiles):
 # By results
 
 def trivial(result, tree):
-    """Why a sqlexec.Result says nothing, or "". tree: of the query that gave it."""
+    """Why a sqlexec.Result is uninformative, or "". tree: the query's."""
     rows = result.rows
     if result.status != "ok":
         return result.status
@@ -352,9 +353,9 @@ def trivial(result, tree):
 
 
 class Probe(NamedTuple):
-    """A query whose result may show that a part of another does nothing."""
+    """A query whose result may show that a part of another is redundant."""
     reason: str                      # to reject that other query
-    test: str                        # "same": an equal result is_redundant it. "order": the probe shows
+    test: str                        # "same": an equal result rejects it. "order": the probe shows
     tree: Query                      # the sort keys too, and is run for one row more than LIMIT
 
 
@@ -380,7 +381,7 @@ def _swap(tree, old, new):
 
 
 def _lighter(select, order):
-    """(reason, the SELECT without one of its conditions or joins) for each that could be idle."""
+    """(reason, the SELECT without one condition or join) for each that might be redundant."""
     for name in ("where", "having"):
         condition = getattr(select, name)
         parts = condition.operands if isinstance(condition, Logic) else (condition,)
@@ -396,8 +397,8 @@ def _lighter(select, order):
 
 
 def _detached(select, order, source):
-    """The other sources, if this one hangs on a single condition, or on the several of one key,
-    and serves nothing else."""
+    """The other sources, if nothing but the join condition of one key refers to this one; or None.
+    """
     def reads(part):
         return any(isinstance(c, (Column, Star)) and c.source == source.number for c in walk(part))
 
@@ -416,7 +417,7 @@ def _detached(select, order, source):
 
 
 def is_redundant(test, rows, answer):
-    """Does a Probe's answer show that a part of the query does nothing? rows: the query's own."""
+    """Does a Probe's answer show that a part of the query is redundant? rows: the query's own."""
     if answer.status != "ok":
         return False
     if test == "same":

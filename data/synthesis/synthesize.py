@@ -1,15 +1,15 @@
 """Synthetic SQL: templates drawn, filled, executed and judged (section 3.1.1).
 
-    synthesize(pool, databases, n, ...)    n executed queries, and the rejects counted by reason
+    synthesize(pool, databases, n, ...)    n executed queries, and rejections counted by reason
 
-What is rejected as senseless is told by the rules of quality.py.
+The rules of quality.py say which queries are rejected.
 """
 
 from collections import Counter
 from typing import NamedTuple
 
 from data.synthesis import quality
-from data.synthesis.fill import BARREN, Database, Unfilled, bind
+from data.synthesis.fill import IMPOSSIBLE, Database, Unfilled, bind
 from data.synthesis.templates import Binding, Template, render
 
 TRIES = 12                   # queries made from one drawn template before it is given up
@@ -31,20 +31,19 @@ class _Draft(NamedTuple):
     sql: str
 
 
-def synthesize(pool, databases, n, rng, run, exclude=(), progress=None, vary=0.3):
-    """n synthetic queries, executed and sensible (section 3.1.1).
+def synthesize(pool, databases, n, rng, run, exclude=(), vary=0.3):
+    """n synthetic queries that run and pass every check of quality.py.
 
     databases: [(schema, db_path)]. run: a list of (db_path, sql) -> a list of sqlexec.Result.
     exclude: normalised SQL that may not come out (training and validation queries).
     vary: the share of attempts whose aggregates, comparisons and sort directions are drawn anew.
     Returns ([Synthetic], Counter of rejected attempts by reason); fewer than n where the
-    databases give no more. progress(kept, attempts) is called after each batch.
+    databases give no more.
     """
     work = _Synthesis(pool, databases, rng, run, set(exclude), vary)
     try:
         while len(work.kept) < n and work.round(min(BATCH, n - len(work.kept))):
-            if progress:
-                progress(len(work.kept), len(work.kept) + work.rejects.total())
+            pass
     finally:
         for database in work.databases:
             database.close()
@@ -52,54 +51,54 @@ def synthesize(pool, databases, n, rng, run, exclude=(), progress=None, vary=0.3
 
 
 class _Synthesis:
-    """Drawn templates wait until one of their queries is kept or TRIES is used up."""
+    """Drawn templates stay pending until one of their queries is kept or TRIES are used up."""
 
     def __init__(self, pool, databases, rng, run, exclude, vary):
         self.pool, self.rng, self.run, self.vary = pool, rng, run, vary
         self.databases = [Database(schema, path) for schema, path in databases]
         self.exclude, self.seen = exclude, set()
         self.kept, self.rejects = [], Counter()
-        self.waiting = []            # of (template, tries left)
-        self.spent = Counter()       # how often a template was given up
-        self.barren = set()          # (template, database) that can never fit
+        self.pending = []            # of (template, tries left)
+        self.given_up = Counter()       # how often a template was given up
+        self.impossible = set()          # (template key, database) that never fit
 
     def round(self, size):
         """One batch; False once nearly every draw is of a template that was given up twice."""
         for _ in range(20 * size if len(self.pool) else 0):
-            if len(self.waiting) >= size:
+            if len(self.pending) >= size:
                 break
             template = self.pool.draw(self.rng)
-            if self.spent[template.key] < 2:
-                self.waiting.append((template, TRIES))
-        drafts = [self.draft(template) for template, _ in self.waiting]
+            if self.given_up[template.key] < 2:
+                self.pending.append((template, TRIES))
+        drafts = [self.draft(template) for template, _ in self.pending]
         reasons = self.judge(drafts)
         self.rejects.update(filter(None, reasons))
         failed = [(template, tries - 1) for (template, tries), reason
-                  in zip(self.waiting, reasons) if reason]
-        self.spent.update(template.key for template, tries in failed if not tries)
-        self.waiting = [(template, tries) for template, tries in failed if tries]
+                  in zip(self.pending, reasons) if reason]
+        self.given_up.update(template.key for template, tries in failed if not tries)
+        self.pending = [(template, tries) for template, tries in failed if tries]
         return bool(drafts)
 
     def draft(self, template):
         """A _Draft on a random database, or the reason why not."""
-        form, why = template, BARREN
+        form, why = template, IMPOSSIBLE
         if self.rng.random() < self.vary:
             form = template.variant(self.rng.randrange(VARIANTS))
         places = range(len(self.databases))
         for db in dict.fromkeys(self.rng.choices(places, k=PLACES) if places else ()):
-            if (template.key, db) in self.barren:
+            if (template.key, db) in self.impossible:
                 continue
             try:
                 wide, binding = bind(form, self.databases[db], self.rng)
                 return self.fresh(_Draft(wide, db, binding, render(wide.pieces, binding)))
             except Unfilled as problem:
                 why = str(problem)
-                if why == BARREN:
-                    self.barren.add((template.key, db))
+                if why == IMPOSSIBLE:
+                    self.impossible.add((template.key, db))
         return f"unfilled: {why}"
 
     def fresh(self, draft):
-        """The draft, unless its query is known. A filled template is normalised as it stands."""
+        """The draft, unless its query is known. A filled template is in canonical form already."""
         if draft.sql in self.exclude:
             return "in train or val"
         if (draft.db, draft.sql) in self.seen:

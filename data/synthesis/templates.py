@@ -51,7 +51,7 @@ class Link(NamedTuple):
 
 
 class Binding(NamedTuple):
-    """What stands in the slots: names, names, SQL literals."""
+    """What fills the slots: table names, column names, SQL literals."""
     tables: tuple
     columns: tuple
     values: tuple
@@ -80,7 +80,7 @@ class Template:
 
     @cached_property
     def needs(self):
-        """For each table slot, the different column slots that its table must have a column for."""
+        """For each table slot, ((type, role, uses), count) of the columns its table must have."""
         linked = {c for link in self.links for c in link[:2]}
         return [tuple(Counter(slot[1:] for c, slot in enumerate(self.columns)
                               if slot.table == t and c not in linked).items())
@@ -91,20 +91,20 @@ class Template:
         return list(quality.groups(self.tree))
 
     @cached_property
-    def twins(self):
-        """Pairs of column slots that are subtracted or compared."""
+    def compared(self):
+        """Pairs of column slots in one comparison or arithmetic operation."""
         return [(number(part.left.name), number(part.right.name)) for part in walk(self.tree)
                 if is_link(part) and part.op in RANGE + ARITHMETIC]
 
     @cached_property
     def joins(self):
-        """The links, as frozensets of column slots, that are nothing but conditions of joins."""
+        """The links, as frozensets of column slots, that serve only as join conditions."""
         equal = [(part.left, part.right) for part in walk(self.tree) if _joins(part)]
         conditions, ties = [Counter(frozenset((number(a.name), number(b.name))) for a, b in pairs)
                             for pairs in (equal, _tied(self.tree))]
         return {pair for pair in ties if conditions[pair] == ties[pair]}
 
-    def widened(self, link, pairs, columns):
+    def with_equalities(self, link, pairs, columns):
         """The template with more pairs of slots equal wherever the link's are; columns: all."""
         a, b = link[:2]
 
@@ -126,7 +126,7 @@ class Template:
 
     @cached_property
     def flaw(self):
-        """Why nobody should draw it, or "": judged on the template alone."""
+        """Why no query of this form is worth asking, or ""."""
         return quality.flaw(self.tree, self.links)
 
     def variant(self, seed):
@@ -168,26 +168,22 @@ def render(pieces, binding):
 _OPPOSITE = {"MAX": "MIN", "MIN": "MAX", ">": "<", "<": ">", ">=": "<=", "<=": ">="}
 
 
-def _is_slot(part):
-    return isinstance(part, Literal) and part.value.startswith("\0")
-
-
 def _redrawn(part, values, rng):
-    """rewrite()'s change for Template.variant: other operators where the slots allow them."""
+    """The change of Template.variant: other operators where the slots allow them."""
     flip = rng.random() < 0.5
-    if isinstance(part, Item) and isinstance(part.expression, Call):
-        name = part.expression.name
-        if name in ("AVG", "SUM"):                       # not to SUM: few amounts add up
-            name = rng.choice((name, "AVG", "MAX", "MIN"))
-        elif flip:
-            name = _OPPOSITE.get(name, name)
-        return Item(replace(part.expression, name=name))
-    if isinstance(part, Order) and flip:
-        return replace(part, descending=not part.descending)
-    if isinstance(part, Binary) and part.op in RANGE and flip and _is_slot(part.right):
-        drawn = draw_together(values[number(part.right.value)])
-        if sum(draw_together(value) == drawn for value in values) == 1:  # not one end of an interval
-            return replace(part, op=_OPPOSITE[part.op])
+    match part:
+        case Item(Call(name) as call):
+            if name in ("AVG", "SUM"):                   # not to SUM: few amounts add up
+                name = rng.choice((name, "AVG", "MAX", "MIN"))
+            elif flip:
+                name = _OPPOSITE.get(name, name)
+            return Item(replace(call, name=name))
+        case Order() if flip:
+            return replace(part, descending=not part.descending)
+        case Binary(op, _, Literal(value=slot)) if flip and op in RANGE and slot[:1] == "\0":
+            group = draw_together(values[number(slot)])
+            if sum(draw_together(value) == group for value in values) == 1:  # not BETWEEN's end
+                return replace(part, op=_OPPOSITE[op])
     return None
 
 
@@ -308,9 +304,10 @@ class _Extractor:
         slots = [ValueSlot(kind, column, 0, _like_shape(literal.value) if kind == "like" else "")
                  for kind, column, literal in self.values]
         sizes = [_sortable(literal) for _, _, literal in self.values]
-        return tuple([slot._replace(rank=sum(draw_together(other) == draw_together(slot) and size < own
-                                             for other, size in zip(slots, sizes)))
-                      for slot, own in zip(slots, sizes)])
+        return tuple([
+            slot._replace(rank=sum(draw_together(other) == draw_together(slot) and size < own
+                                   for other, size in zip(slots, sizes)))
+            for slot, own in zip(slots, sizes)])
 
     def links(self, tree):
         """Pairs of columns that the query ties together, each once, child first."""
