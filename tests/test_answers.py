@@ -11,7 +11,8 @@ from contextlib import closing, redirect_stdout
 import pytest
 from conftest import PAIRS, ROOT
 
-from data.prompts.answers import one_line, printable, safe_output, sql_of_answer
+from data.prompts.answers import one_line, sql_of_answer
+from data.report.terminal import printable, safe_output
 
 SHARED = ROOT.parent / "shared"
 LONG = "SELECT name, -- who\n  age\nFROM animal\n\nWHERE kind = 'lion'"
@@ -109,7 +110,7 @@ def test_nothing_printed_commands_a_terminal():
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_no_encoding_of_a_terminal_raises(encoding):
-    code = ("import sys; from data.prompts.answers import safe_output\n"
+    code = ("import sys; from data.report.terminal import safe_output\n"
             "with safe_output():\n"
             "    print('日本 \\ud800 é', input())\n    print('日本', file=sys.stderr)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=b"\xff\n",
