@@ -77,6 +77,7 @@ from data.synthesis.run import run_synth, template_sources
 from data.synthesis.templates import TemplatePool, synthesize
 from data.prompts.values import ValueIndex
 from data.pretraining.random_schemas import Lexicon, random_pairs, random_world
+from data.pretraining.tokenizer import train_tokenizer
 from sqlexec import DataError, Verifier, read_schema, same_result
 
 HERE = Path(__file__).resolve().parent
@@ -509,7 +510,8 @@ def pretrain_tokenizer(folder, rng, vocab_size=1536):
         for pair in random_pairs(rng, lexicon, world, 6):
             prompt = sql_prompt(world.schema, pair.question, pair.links)
             texts += [prompt.split("\n", 1)[1], pair.query]
-    return lm.train_tokenizer(texts, vocab_size, folder)
+    train_tokenizer(texts, vocab_size, folder)
+    return lm.Tokenizer(folder)
 
 
 def run_pretrain(cfg):
