@@ -272,7 +272,7 @@ def sample_pairs(cfg, task, run, name, opponent, rng):
     def sample():
         samples = task.answer(model, [pair.prompt for pair in golds], "opponent", cfg.temperature,
                               1, seed)
-        pairs = [replace(pair, sample=s.ids + [s.end] * s.finished)
+        pairs = [replace(pair, sample=s.scored)
                  for pair, s in zip(golds, samples)]
         return [{**row, "sample": pair.sample, "opponent": pair.opponent} for row, pair in
                 zip(answer_rows(task, examples, samples), with_logprobs(model, pairs))]
@@ -867,7 +867,7 @@ def load_model(cfg, folder, train=False):
 
 def run_stage(cfg):
     """Do what --stage asks for; the exit code, where None is 0 too."""
-    with Verifier(workers=lm.cores_per_rank(), timeout=cfg.timeout) as verifier:
+    with Verifier(workers=lm.cpus_per_rank(), timeout=cfg.timeout) as verifier:
         tokenizer = lm.Tokenizer(BASE if cfg.model == "random" else cfg.model)
         if cfg.stage == "ask":
             return run_ask(cfg, tokenizer, verifier)

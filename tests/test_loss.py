@@ -10,7 +10,9 @@ import torch
 import model as lm
 import spft
 from model import Sample
-from spft import Config, Item, error_driven_loss, error_reward, logistic, split_by_execution
+from data.prompts.pairs import Pair
+from spft import (
+    SUPERVISED, Config, error_driven_loss, error_reward, logistic, self_play, split_by_execution)
 
 LOG2 = math.log(2)
 torch.set_num_threads(1)
@@ -174,8 +176,8 @@ def games(tokenizer):
         prompt = f"{SCHEMA * (1 + i % 2)}\nquestion: {question}\nsql:\n"
         sample = Sample(tokenizer.encode("SELECT kind" + ", age" * i),
                         tokenizer.end if i < 5 else None)
-        items.append(Item(f"db{i % 2}", (spft.sequence(tokenizer, prompt, gold),
-                                         spft.sequence(tokenizer, prompt, sample)), R=float(i % 2)))
+        items.append(Pair(f"db{i % 2}", tokenizer.prompt(prompt),
+                          tokenizer.encode(gold) + [tokenizer.end], sample.scored, R=float(i % 2)))
     return items
 
 
@@ -221,8 +223,8 @@ def test_log_probs_are_the_naive_sums_in_value_and_gradient(tiny, games):
 def test_order_of_a_batch_is_kept(tiny, games):
     order = [3, 0, 5, 1, 4, 2]
     shuffled = [games[i] for i in order]
-    before = logprobs(tiny, [list(item.sequences) for item in games]).view(-1, 2)
-    one_row_each = logprobs(tiny, [list(item.sequences) for item in shuffled]).view(-1, 2)
+    before = logprobs(tiny, [item.sequences for item in games]).view(-1, 2)
+    one_row_each = logprobs(tiny, [item.sequences for item in shuffled]).view(-1, 2)
     one_row = logprobs(tiny, [every_sequence(shuffled)]).view(-1, 2)
     torch.testing.assert_close(one_row_each, before[order], rtol=0, atol=2e-4)
     torch.testing.assert_close(one_row, before[order], rtol=0, atol=2e-4)
@@ -234,10 +236,10 @@ def test_play_against_itself_starts_at_log_2(tiny, games, lam):
     played = spft.with_logprobs(tiny, games)
     assert [item.sequences for item in played] == [item.sequences for item in games]
     kept = torch.tensor([item.opponent for item in played])
-    fresh = logprobs(tiny, [list(item.sequences) for item in played]).detach()
+    fresh = logprobs(tiny, [item.sequences for item in played]).detach()
     torch.testing.assert_close(kept.flatten(), fresh, rtol=0, atol=2e-4)
     for item, log_probs in zip(played, fresh.view(-1, 2)):
-        loss = spft.self_play(lam)(log_probs, [item])
+        loss = self_play(lam).terms(log_probs, [item])
         assert abs(loss.item() - LOG2) < 1e-3
 
 
@@ -248,7 +250,7 @@ def test_self_play_reads_gold_and_sample_in_their_order(tiny, games):
         logp[::2], f64(*(item.opponent[0] for item in played)),
         logp[1::2], f64(*(item.opponent[1] for item in played)),
         f64(*(item.R for item in played)), 0.5)
-    assert abs(spft.self_play(0.5)(logp, played).item() - expected.sum().item()) < 1e-5
+    assert abs(self_play(0.5).terms(logp, played).item() - expected.sum().item()) < 1e-5
 
 
 # ---------------------------------------------------------------------------------------------
@@ -268,10 +270,10 @@ def step(tiny, games, monkeypatch):
 
     def run(chunks, loss="spft", budget=10**6):
         tiny.load_state_dict(start)
-        terms, weight = ((spft.supervised, spft.scored_tokens) if loss == "sft"
-                         else (spft.self_play(0.5), lambda item: 1))
-        spft.fit(tiny, [[[played[i] for i in chunk] for chunk in chunks]], terms, weight, 0.1,
-                 "step", Config(micro_tokens=budget), warmup=0)
+        pairs = [replace(p, sample=None) for p in played] if loss == "sft" else played
+        spft.fit(tiny, [[[pairs[i] for i in chunk] for chunk in chunks]],
+                 SUPERVISED if loss == "sft" else self_play(0.5), 0.1, "step",
+                 Config(micro_tokens=budget), warmup=0)
         assert not torch.equal(tiny.head, start["model.embed_tokens.weight"])
         return [v - start[k] for k, v in tiny.state_dict().items()]
     return run
@@ -304,7 +306,8 @@ def test_a_step_raises_gold(step, games, tiny, game):
 
 
 def test_training_weighs_the_scored_tokens():
-    assert spft.scored_tokens(Item("db", (([1, 2, 3, 4, 5], 3), ([1, 2], 1)))) == 2 + 1
+    assert SUPERVISED.weight(Pair("db", [1, 2, 3], [4, 5])) == 2
+    assert self_play(1.0).weight(Pair("db", [1, 2, 3], [4, 5], [6])) == 1
 
 
 # ---------------------------------------------------------------------------------------------
@@ -314,12 +317,13 @@ def test_answer_tokens_and_one_end_are_scored(tokenizer):
     prompt, sql = f"{SCHEMA}\nquestion: how many\nsql:\n", "SELECT COUNT(*) FROM animal"
     answer, end = tokenizer.encode(sql), tokenizer.end
     cut, ended, other = (Sample(answer[:4], token) for token in (None, end, end + 7))
-    for given, scored in ((sql, answer + [end]), (ended, answer[:4] + [end]), (cut, answer[:4]),
+    for given, scored in ((ended, answer[:4] + [end]), (cut, answer[:4]),
                           (other, answer[:4] + [end + 7]),        # the model may stop at several
                           (Sample([], end), [end]), (Sample([]), [])):
-        ids, n = spft.sequence(tokenizer, prompt, given)
-        assert ids[:n] == tokenizer.prompt(prompt) and ids[n:] == scored
-        assert lm.pack([[(ids, n)]]).target.tolist() == scored
+        pair = Pair("db", tokenizer.prompt(prompt), answer + [end], given.scored)
+        for (ids, n), expected in zip(pair.sequences, (answer + [end], scored), strict=True):
+            assert ids[:n] == tokenizer.prompt(prompt) and ids[n:] == expected
+            assert lm.pack([[(ids, n)]]).target.tolist() == expected
     assert end not in tokenizer.prompt(prompt) + answer
 
 

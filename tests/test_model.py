@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import model as lm
+from data.pretraining.tokenizer import train_tokenizer
 from sqlexec import DataError
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -255,10 +256,6 @@ def test_an_adapter_gives_the_logits_of_peft_beside_merged_and_saved_merged(name
     lm.save_pretrained(model, tmp_path)
     assert difference(all_logits(lm.load_pretrained(tmp_path), rows), expected) < 1e-4
     assert lm.lora_layers(model) and model.adapter         # saving merges nothing in memory
-    merged = lm.merge_lora(model)
-    assert not lm.lora_layers(merged) and all(p.requires_grad for p in merged.parameters())
-    assert difference(all_logits(merged, rows), expected) < 1e-4
-    assert merged.state_dict().keys() == lm.load_pretrained(GOLDENS / name).state_dict().keys()
 
 
 def test_the_adapters_cover_names_all_layers_and_an_expression():
@@ -361,7 +358,8 @@ def test_a_broken_adapter_is_refused_in_one_clear_line(message, ruin, tmp_path):
 def written(tmp_path):
     """A folder with a tokeniser over a few words, tokenizer_config.json and config.json."""
     def write(vocab_size=400, eos=(0,), **settings):
-        core = lm.train_tokenizer(["how many singers? SELECT COUNT(*)"], 300, tmp_path).core
+        train_tokenizer(["how many singers? SELECT COUNT(*)"], 300, tmp_path)
+        core = lm.tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
         core.add_special_tokens([w for name, w in settings.items() if name.endswith("_token")])
         core.save(str(tmp_path / "tokenizer.json"))
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))

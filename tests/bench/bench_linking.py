@@ -138,7 +138,7 @@ PIECE = re.compile(r"[^\W\d_]+|\d|[^\w\s]|_")      # what any tokeniser splits a
 
 def measure_prompts(folder, split, tokenizer):
     """Lengths of prompts in both forms, and the gold tables that a budget leaves in them."""
-    import spft                                       # the prompts are those of training
+    from data.prompts.prompts import sql_prompt         # the prompts are those of training
     data = Data(folder)
     counts = {"characters": len, "pieces": lambda text: len(PIECE.findall(text))}
     if tokenizer:
@@ -150,7 +150,7 @@ def measure_prompts(folder, split, tokenizer):
     for example in examples:
         schema, path = data.schema(example.db_id), data.databases(example.db_id)[0]
         links = linkers.setdefault(example.db_id, ValueIndex(schema, path)).link(example.question)
-        prompt = spft.sql_prompt(schema, example.question, links)
+        prompt = sql_prompt(schema, example.question, links)
         assert compact(schema) in prompt
         prompts["compact"].append(prompt)
         prompts["CREATE TABLE"].append(prompt.replace(compact(schema), ddl(schema)))

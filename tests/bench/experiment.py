@@ -241,7 +241,7 @@ def main(arguments=None):
                 raise DataError(f"--seeds {own.seeds}: 1 or more")
             torch.set_num_threads(cfg.threads)
             join_ranks(cfg.device)
-            with Verifier(workers=lm.cores_per_rank(), timeout=cfg.timeout) as verifier:
+            with Verifier(workers=lm.cpus_per_rank(), timeout=cfg.timeout) as verifier:
                 tokenizer = lm.Tokenizer(BASE if cfg.model == "random" else cfg.model)
                 run_experiment(cfg, Task(cfg, tokenizer, verifier), own.seeds)
             return leave_ranks()
