@@ -2,13 +2,13 @@
 
     compact(schema) -> str               a line a table: name(column type key > table.column, ...)
     ddl(schema) -> str                   CREATE TABLE statements
-    rank(schema, question, links)        table names, the likeliest to be asked about first
+    rank(schema, question, links)        table names by relevance to the question
     gold_first(schema, sql, rng)         for training: the tables of the query, then random others
     narrow(schema, order, budget, size)  the part of a schema that fits, and what was dropped
 
-A schema that fits is kept whole and in its own order. Of one that does not, comments go first,
-then tables from the end of `order`, then columns that are no keys. Whatever is kept can be joined
-as before: a table comes with those on its shortest foreign-key path to the tables already kept.
+A schema that fits is kept unchanged. From one that does not, comments are dropped first, then
+tables from the end of `order`, then columns that are not keys. What is kept can be joined as
+before: a table comes with those on its shortest foreign-key path to the tables already kept.
 """
 
 from bisect import bisect_right

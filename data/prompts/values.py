@@ -1,13 +1,12 @@
-"""What the columns of one database hold: values to link to a question, and profiles.
+"""Value linking (section 3.1.2): the values of a database that a question names.
 
-    ValueIndex(schema, db_path).link(question)     values that a question names (3.1.2)
-    Profiles(db_path).of(table, column)            how a column is filled, and with what (3.1.1)
+    ValueIndex(schema, db_path).link(question) -> [(table, column, value)]
 
-Linking needs no search server. Short text values are kept in a dictionary by their folded words
+No search server is needed. Short text values are kept in a dictionary by their folded words
 (lower case, no accents, no punctuation). The question's word n-grams are looked up in it, longest
-first, and what remains of the question is compared by spelling. Numbers link only in quotes; stop
-words, single letters and the schema's own nouns only in quotes, in capitals ("grade A") or beside
-a more telling word.
+first, and what remains of the question is matched fuzzily. Numbers link only in quotes; stop
+words, single letters and the schema's own nouns only in quotes, in capitals ("grade A") or next to
+a content word.
 """
 
 import re
@@ -21,23 +20,22 @@ from difflib import SequenceMatcher
 from data.sql import quote_name
 from sqlexec import DataError, database_uri
 
-MAX_CHARS = 50          # longer text is prose: nobody types it out in a question
+MAX_CHARS = 50          # longer text is prose that no question quotes
 MAX_DISTINCT = 20_000   # values read per column
 MAX_WORDS = 8           # of the question in one phrase
-MAX_COLUMNS = 4         # offers for one phrase
-MIN_RATIO = 0.85        # of close spellings ...
-PREFIX = 3              # ... that share so many letters of their first telling word ...
-MIN_CHARS = 5           # ... and are not shorter than this
-STEPS = 200_000_000     # of SQLite's machine to read one database: some 5 seconds, but counted,
-PACE = 1000             # so often, for the same prompts on a machine that is slow or busy ...
+MAX_COLUMNS = 4         # links for one phrase
+MIN_RATIO = 0.85        # similarity of a fuzzy match, whose first content words ...
+PREFIX = 3              # ... share so many letters ...
+MIN_CHARS = 5           # ... and which is not shorter than this
+STEPS = 200_000_000     # SQLite instructions to read one database with, about 5 seconds' worth: a
+PACE = 1000             # count, checked so often, gives the same prompts on a slow machine ...
 SECONDS = 20            # ... unless reading takes longer than this: huge texts, a slow disk
-KEEPING = 150           # steps that keeping a value takes as long as
+KEEPING = 150           # instructions that storing one value in Python counts as
 CODE = 4                # capitals up to this length are a code, named in capitals: PER, STAR
 
 WORD = re.compile(r"[^\W_]+")
 NAME_PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+")
 NUMBER = re.compile(r"[-+]?(?!0\d)[\d,]*\.?\d+%?")      # 0970 is no number but a name in digits
-FIGURE = re.compile(r"[-+$]?\d[\d,]*(?:\.\d+)?%?")       # $5,000 is text
 QUOTED = re.compile(
     r"""(?<!\w)(?:"([^"]+)"|'([^']+(?:'\w[^']*)*)'|“([^”]+)”|‘([^’]+)’)(?!\w)""")
 FLAGS = frozenset("y n yes no t f true false m".split())
@@ -72,19 +70,19 @@ def inflections(key):
 
 
 def start(key):
-    """The letters that close spellings share. A stop word is passed over: many titles begin so."""
+    """The letters that fuzzy matches share, of the first word that is no stop word."""
     return next((word for word in key.split() if word not in STOP), key)[:PREFIX]
 
 
 def usable(entries, mention):
-    """The entries that a mention without quotes may stand for, those spelt alike first."""
+    """The entries that an unquoted mention may mean, equal spellings first."""
     entries = [entry for entry in entries if not NUMBER.fullmatch(entry[2])
                and (mention.isupper() or len(entry[2]) > CODE or not entry[2].isupper())]
     return sorted(entries, key=lambda entry: entry[2] != mention)
 
 
 class Meter:
-    """Interrupts a connection's queries where they take more than STEPS or SECONDS in all."""
+    """Interrupts a connection's queries once they have used STEPS or SECONDS in total."""
 
     def __init__(self, db):
         self.steps, self.seconds, self.least, self.end = STEPS, SECONDS, 0, 0.0
@@ -92,7 +90,7 @@ class Meter:
 
     @contextmanager
     def share(self, part):
-        """Inside, queries may take so much of what is left; 1 is all of it."""
+        """Within the context, queries may use this part of what is left; 1 is all of it."""
         start = time.monotonic()
         self.least = max(0, self.steps - int(self.steps * part))
         self.end = start + self.seconds * part
@@ -107,8 +105,7 @@ class Meter:
 
 
 def distinct_text(db, table, column, meter):
-    """(up to MAX_DISTINCT short values of a column, text that is UTF-8 and fits on one line;
-    why these are not all that it has, or "")."""
+    """(up to MAX_DISTINCT short one-line UTF-8 texts of a column, why some are missing or "")."""
     # Without the alias, SQLite would take the name of an absent column for a string.
     column = f"t.{quote_name(column)}"
     sql = (f"SELECT DISTINCT {column} FROM {quote_name(table)} AS t "
@@ -137,7 +134,7 @@ class ValueIndex:
         self.spellings = {}     # (first letters, length) -> [phrase]
         self.flags = {}         # (table, column) -> its entries, where all are yes, no and the like
         self.nouns = set()      # head words of table and column names, singular and plural
-        self.skipped = []       # once read: a line for each column that is not here as a whole
+        self.skipped = []       # once read: a line for each column of which values are missing
 
     def link(self, question, limit=8, per_column=2):
         """The stored values that a question names, as [(table, column, value)], best first.
@@ -147,27 +144,27 @@ class ValueIndex:
         """
         if self.entries is None:
             self._build()
-        if question.isupper():      # then capitals tell nothing
+        if question.isupper():      # then capitals mean nothing
             question = question.lower()
-        offers, used = [], Counter()
+        links, used = [], Counter()
         for entries in self._mentions(question):
             for entry in entries[:MAX_COLUMNS]:
-                if used[entry[:2]] < per_column and entry not in offers:
+                if used[entry[:2]] < per_column and entry not in links:
                     used[entry[:2]] += 1
-                    offers.append(entry)
-        return offers[:limit]
+                    links.append(entry)
+        return links[:limit]
 
     def _mentions(self, question):
         """The entries that each phrase of the question names, best phrase first."""
         quoted = [phrase(next(filter(None, m.groups()))) for m in QUOTED.finditer(question)]
         mentions = [self.entries[key] for key in quoted if key in self.entries]
         words = [m.span() for m in WORD.finditer(question)]
-        telling = [self._is_telling(question, *span) for span in words]
+        content = [self._is_content_word(question, *span) for span in words]
         taken = [False] * len(words)
         for look_up in (self._same, self._similar):
             for n in range(min(MAX_WORDS, len(words)), 0, -1):
                 for i in range(len(words) - n + 1):
-                    if any(taken[i:i + n]) or not any(telling[i:i + n]):
+                    if any(taken[i:i + n]) or not any(content[i:i + n]):
                         continue
                     entries = look_up(question[words[i][0]:words[i + n - 1][1]])
                     if entries:
@@ -175,8 +172,8 @@ class ValueIndex:
                         taken[i:i + n] = [True] * n
         return mentions + self._flags(phrase(question).split())
 
-    def _is_telling(self, question, start, end):
-        """Whether a word may name a value without quotes or other words."""
+    def _is_content_word(self, question, start, end):
+        """Whether a word may name a value by itself, unquoted."""
         word, first = question[start:end], not question[:start].strip()
         if word.isupper() and word != "I" and not (first and len(word) == 1):
             return True
@@ -194,7 +191,7 @@ class ValueIndex:
         return [] if best in STOP else usable(self.entries.get(best, ()), mention)
 
     def _closest(self, key):
-        """The phrase spelt most like key, or None. A number is never a misspelt other number."""
+        """The most similar phrase, or None. A number never matches another number."""
         if len(key) < MIN_CHARS or not key.replace(" ", "").isalpha():
             return None
         best, best_ratio, letters = None, MIN_RATIO, start(key)
@@ -209,7 +206,7 @@ class ValueIndex:
         return best
 
     def _flags(self, words):
-        """The entries of flag columns: a question names their meaning, not the letter stored."""
+        """The entries of flag columns: a question names what a flag means, not what is stored."""
         wanted = {SEXES.get(word) for word in words}
         words = [word for word in words if len(word) > 3 and word not in STOP]
         return [[entry for entry in entries if fold(entry[2]) in wanted

@@ -124,7 +124,7 @@ def bind(template, database, rng):
     places = [columns[index] for index in range(len(template.columns))]
     profiles = [database.profiles.of(*place) for place in places]
     chosen = [database.column[place] for place in places]
-    problem = quality.group_flaw(template.groups, profiles)
+    problem = quality.group_flaw(template.tree, profiles)
     if problem:
         raise Unfilled(problem)
     if not all(quality.comparable(chosen[a], chosen[b]) for a, b in template.compared):

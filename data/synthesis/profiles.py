@@ -5,12 +5,14 @@ import sqlite3
 from dataclasses import dataclass
 from functools import cached_property
 
-from data.prompts.values import FIGURE, Meter
+from data.prompts.values import Meter
 from data.sql import quote_name
 from sqlexec import DataError, database_uri
 
 ROWS = 20_000           # rows that a profile looks at: some tables have millions
 SAMPLE = 300            # distinct values that it keeps
+CATEGORIES = 12         # a number with more distinct values measures something
+FIGURE = re.compile(r"[-+$]?\d[\d,]*(?:\.\d+)?%?")       # $5,000 is text
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,12 @@ class Profile:
         return self.numeric and not self.fractions and bool(self.values) and (
             1500 <= self.values[0] <= self.values[-1] <= 2100)
 
-    def is_categorical(self, limit):
+    @cached_property
+    def categorical(self):
         """Do the values form categories? Numbers do if they are few and repeat."""
         figures = self.numeric or self.values and all(
             FIGURE.fullmatch(str(value)) for value in self.values)
-        return not figures or (not self.fractions and self.distinct <= limit
+        return not figures or (not self.fractions and self.distinct <= CATEGORIES
                                and self.distinct * 2 <= self.filled)
 
 

@@ -2,7 +2,7 @@
 
     flaw(tree, links)             on the template alone, whatever fills its slots
     suits(column, uses, profile)  on each column, for what the query does with it (see USES)
-    group_flaw(groups, profiles)  on GROUP BY
+    group_flaw(tree, profiles)    on what GROUP BY puts together
     trivial(result, tree)         on the rows
     probes, is_redundant          on the rows without one of its conditions, joins or set operators
 
@@ -21,7 +21,6 @@ from data.sql import (
     Star, conjunction, conjuncts, rewrite, to_sql, walk)
 
 MAX_ROWS = 1000              # longer results teach nothing and cost time
-CATEGORIES = 12              # a numeric column with more distinct values measures something
 
 RANGE = ("<", "<=", ">", ">=")
 ARITHMETIC = ("+", "-", "*", "/", "%")
@@ -264,7 +263,7 @@ def suits(column, role, uses, profile):
     if uses & {"group", "count"} and plain and profile.unique:
         return False
     if uses & {"group", "distinct"} and plain and not label and not (
-            profile.is_categorical(CATEGORIES) and (not profile.numeric or _AMOUNTS.isdisjoint(parts))):
+            profile.categorical and (not profile.numeric or _AMOUNTS.isdisjoint(parts))):
         return False                                     # a measurement, not a category
     if "tied" in uses and plain and profile.distinct < 0.8 * profile.filled:
         return False                                     # the same mascot is not the same school
@@ -288,43 +287,36 @@ def _sorts(column, uses, profile, label):
 # ---------------------------------------------------------------------------------------------
 # By groups
 
-class Group(NamedTuple):
-    """What decides whether a SELECT's groups are single rows, and its columns constant in them."""
-    sources: set                     # numbers
-    grouped: set                     # of (source, column slot)
-    equal: list                      # of pairs of (source, column slot)
-    bare: set                        # of (source, column slot) shown without an aggregate
-
-
-def groups(tree):
-    """A Group for each SELECT with GROUP BY over tables."""
+def group_flaw(tree, profiles):
+    """Why GROUP BY makes no sense, or "". profiles: of the column slots."""
     for query in [part for part in walk(tree) if isinstance(part, Query)]:
         order = query.order if len(query.arms) == 1 else ()
         for select in query.arms:
-            if select.group and plain_sources(select):
-                sources = {source.number for source in select.sources}
-                grouped, shown = [{(column.source, number(column.name)) for column in bare(parts)
-                                   if column.source in sources}
-                                  for parts in (select.group, (select.items, select.having, order))]
-                yield Group(sources, grouped, list(equalities(select)), shown)
+            problem = select.group and plain_sources(select) and _grouped(select, order, profiles)
+            if problem:
+                return problem
+    return ""
 
 
-def group_flaw(groups, profiles):
+def _grouped(select, order, profiles):
     """Rejects groups of single rows, and bare columns that are not constant within a group."""
-    for sources, grouped, equal, shown in groups:
-        known, owned = set(grouped), set()       # columns and sources constant within a group
-        for _ in range(len(sources) + 1):
-            owned |= {source for source, slot in known if profiles[slot].unique}
-            for a, b in equal:
-                if a in known or b in known or a[0] in owned or b[0] in owned:
-                    known |= {a, b}
-        if owned >= sources:
-            return "group by a unique key"
-        if len(sources) == 1 and any(profiles[slot].distinct > 0.7 * profiles[slot].rows
-                                     for _, slot in grouped):
-            return "group by a nearly unique column"
-        if any(column not in known and column[0] not in owned for column in shown):
-            return "bare column beside a group"
+    sources, equal = {source.number for source in select.sources}, list(equalities(select))
+    grouped, shown = [{(column.source, number(column.name)) for column in bare(parts)
+                       if column.source in sources}
+                      for parts in (select.group, (select.items, select.having, order))]
+    known, owned = set(grouped), set()           # columns and sources constant within a group
+    for _ in range(len(sources) + 1):
+        owned |= {source for source, slot in known if profiles[slot].unique}
+        for a, b in equal:
+            if a in known or b in known or a[0] in owned or b[0] in owned:
+                known |= {a, b}
+    if owned >= sources:
+        return "group by a unique key"
+    if len(sources) == 1 and any(profiles[slot].distinct > 0.7 * profiles[slot].rows
+                                 for _, slot in grouped):
+        return "group by a nearly unique column"
+    if any(column not in known and column[0] not in owned for column in shown):
+        return "bare column beside a group"
     return ""
 
 

@@ -87,10 +87,6 @@ class Template:
                 for t in range(self.tables)]
 
     @cached_property
-    def groups(self):
-        return list(quality.groups(self.tree))
-
-    @cached_property
     def compared(self):
         """Pairs of column slots in one comparison or arithmetic operation."""
         return [(number(part.left.name), number(part.right.name)) for part in walk(self.tree)
@@ -188,11 +184,15 @@ def _redrawn(part, values, rng):
 
 
 def without_from(part):
+    """The change that leaves out every FROM, and the aliases with it."""
     if isinstance(part, Select) and part.sources:
         return rewrite(replace(part, sources=()), without_from)
+    return _unqualified(part)
+
+
+def _unqualified(part):
     if isinstance(part, (Column, Star)) and part.qualifier:
         return replace(part, qualifier=None)
-    return None
 
 
 def _listed_from(part):
@@ -203,9 +203,7 @@ def _listed_from(part):
             return part
         listed = tuple([Source(table, join="," if i else "") for i, table in enumerate(tables)])
         return replace(rewrite(replace(part, sources=()), _listed_from), sources=listed)
-    if isinstance(part, (Column, Star)) and part.qualifier:
-        return replace(part, qualifier=None)
-    return None
+    return _unqualified(part)
 
 
 # ---------------------------------------------------------------------------------------------
