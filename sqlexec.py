@@ -38,7 +38,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from contextlib import closing
 from dataclasses import astuple, dataclass
 from functools import cache
@@ -121,8 +121,7 @@ def database_uri(db_path):
         if _unfinished(path + suffix):
             raise OSError(f"{path} has an unfinished {suffix[1:]} file beside it; this ends it: "
                           f"sqlite3 {shlex.quote(path)} 'PRAGMA wal_checkpoint(TRUNCATE)'")
-    quoted = urllib.parse.quote(os.fsencode(path))
-    return f"file://{quoted}?mode=ro&immutable=1"
+    return f"file://{urllib.parse.quote(os.fsencode(path))}?mode=ro&immutable=1"
 
 
 def _unfinished(path):
@@ -277,23 +276,13 @@ class Connection:
 # ---------------------------------------------------------------------------------------------
 # Verdicts: everything that depends on the mode is here
 
-@dataclass(frozen=True)
-class Mode:
-    clean: bool              # apply the official evaluator's text fixes to both queries
-    errors: str              # how bytes that are not UTF-8 become text
-    bag: bool                # rows count as often as they occur (else as a set)
-
-
-MODES = {"spider": Mode(clean=True, errors="ignore", bag=True),
-         "bird": Mode(clean=False, errors="surrogateescape", bag=False)}
-
-
+MODES = ("spider", "bird")      # whose official evaluator to agree with
 THIS_YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)\s*", re.I)
 
 
 def clean_text(sql, mode):
-    """The query as the mode's official evaluator would run it."""
-    if not MODES[mode].clean or not isinstance(sql, str):
+    """The query as the mode's official evaluator would run it: Spider's mends the text first."""
+    if mode == "bird" or not isinstance(sql, str):
         return sql
     sql = sql.replace("> =", ">=").replace("< =", "<=").replace("! =", "!=")
     return THIS_YEAR.sub("2020", sql)
@@ -314,7 +303,7 @@ def same_result(gold, pred, ordered, mode="spider"):
     'A', text never equals a number or a blob, floats have no tolerance. No deviation from the
     official code is known, its quick reject included: (1, 1.5) is not (1.0, 1.5) in "spider".
     """
-    if not MODES[mode].bag:
+    if mode == "bird":
         return set(gold) == set(pred)
     if not gold and not pred:
         return True
@@ -330,41 +319,37 @@ def _permuted(gold, pred, ordered):
     gold_columns, pred_columns = list(zip(*gold)), list(zip(*pred))
     if ordered:
         return Counter(gold_columns) == Counter(pred_columns)
-    if len(gold_columns) == 1:
-        return Counter(gold_columns[0]) == Counter(pred_columns[0])
-    gold_signs = [frozenset(Counter(column).items()) for column in gold_columns]
-    pred_signs = [frozenset(Counter(column).items()) for column in pred_columns]
-    if Counter(gold_signs) != Counter(pred_signs):
+    content = lambda column: frozenset(Counter(column).items())
+    if Counter(map(content, gold_columns)) != Counter(map(content, pred_columns)):
         return False
     spare = Counter(pred_columns)       # equal columns of pred are interchangeable
-    choices = {sign: [] for sign in pred_signs}
+    candidates = defaultdict(list)
     for column in spare:
-        choices[frozenset(Counter(column).items())].append(column)
-    # The column with the fewest look-alikes first, so that a wrong choice shows early.
-    order = sorted(range(len(gold_columns)), key=lambda i: len(choices[gold_signs[i]]))
-    # A step a column placed: the rows of gold and pred, numbered by what the columns up to here
-    # hold, what remains to be tried in the next one, and the column of pred that stands here.
+        candidates[content(column)].append(column)
+    # The column with the fewest candidates first, so that a wrong choice shows early.
+    columns = sorted(((column, candidates[content(column)]) for column in gold_columns),
+                     key=lambda item: len(item[1]))
+    # Depth-first search; an entry for each column placed: the rows of gold and pred, numbered by
+    # the cells placed so far, the next column's candidates left to try, the column placed here.
     start = (0,) * len(gold)
-    steps = [(start, start, iter(choices[gold_signs[order[0]]]), None)]
-    while steps:
-        ours, theirs, options, placed = steps[-1]
-        for column in options:
-            if not spare[column]:
-                continue
-            known = {}
+    stack = [(start, start, iter(columns[0][1]), None)]
+    while stack:
+        ours, theirs, untried, placed = stack[-1]
+        wanted = columns[len(stack) - 1][0]
+        for column in filter(spare.get, untried):
+            numbers = {}
             ours_next, theirs_next = [
-                [known.setdefault(pair, len(known)) for pair in zip(rows, cells)]
-                for rows, cells in ((ours, gold_columns[order[len(steps) - 1]]), (theirs, column))]
+                [numbers.setdefault(pair, len(numbers)) for pair in zip(rows, cells)]
+                for rows, cells in ((ours, wanted), (theirs, column))]
             if Counter(ours_next) != Counter(theirs_next):
                 continue
-            if len(steps) == len(order):
+            if len(stack) == len(columns):
                 return True
             spare[column] -= 1
-            rest = iter(choices[gold_signs[order[len(steps)]]])
-            steps.append((ours_next, theirs_next, rest, column))
+            stack.append((ours_next, theirs_next, iter(columns[len(stack)][1]), column))
             break
         else:
-            steps.pop()
+            stack.pop()
             spare[placed] += 1
     return False
 
@@ -433,23 +418,24 @@ class Session:
 
     def pair(self, paths, gold, pred, mode):
         """Verdict on one prediction: it must equal the gold on every database of the example."""
-        gold, pred, rule = clean_text(gold, mode), clean_text(pred, mode), MODES[mode]
-        wanted = [self._cached(path, gold, rule.errors) for path in paths]
+        gold, pred = clean_text(gold, mode), clean_text(pred, mode)
+        errors = "ignore" if mode == "spider" else "surrogateescape"
+        wanted = [self._cached(path, gold, errors) for path in paths]
         bad = next((result for result in wanted if result.status != "ok"), None)
         if bad:
             return Verdict("bad_gold", False, f"{bad.status}: {bad.error}")
         seconds, ordered = 0.0, order_matters(gold)
         for path, expected in zip(paths, wanted):
-            # One row more than the gold's already proves that two bags differ.
-            result = self._cached(path, pred, rule.errors, len(expected.rows) if rule.bag else None,
-                                  len(expected.rows[0]) if expected.rows else None)
+            # Spider counts rows, so one more than the gold's is proof; to BIRD they are a set.
+            enough = len(expected.rows) if mode == "spider" else None
+            width = len(expected.rows[0]) if expected.rows else None
+            result = self._cached(path, pred, errors, enough, width)
             seconds += result.seconds
-            if result.status == "other_width":
-                return Verdict("ok", False, "", seconds)
-            if result.status != "ok":
+            if result.status not in ("ok", "other_width"):
                 return Verdict(result.status, False, result.error, seconds)
             self.arm()
-            if not same_result(expected.rows, result.rows, ordered, mode):
+            if (result.status == "other_width"
+                    or not same_result(expected.rows, result.rows, ordered, mode)):
                 return Verdict("ok", False, "", seconds)
         return Verdict("ok", True, "", seconds)
 
@@ -495,11 +481,8 @@ def run_sql(db_path, sql, limits=Limits(), errors="surrogateescape", enough=None
     It cannot write, and time and size are limited, but a single opcode or a blow-up while SQLite
     prepares the statement can outlast the deadline: only Verifier kills those.
     """
-    session = Session(limits)
-    try:
+    with closing(Session(limits)) as session:
         return session.run(os.path.abspath(db_path), sql, errors, enough)
-    finally:
-        session.close()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -609,15 +592,14 @@ class _Worker:
         """Ends the process; its exit code, -SIGALRM where a query outlasted its deadline."""
         if self.process is None:
             return 0
-        self.process.kill()         # of no effect on one that is dead: its exit code stays
-        self.process.stdout.close()
+        process, self.process = self.process, None
+        self.pending.clear()
         try:
-            self.process.stdin.close()
+            with process:           # closes the pipes and waits for the end
+                process.kill()      # no effect on a dead process: its exit code stays
         except BrokenPipeError:
             pass
-        code, self.process = self.process.wait(), None
-        self.pending.clear()
-        return code
+        return process.returncode
 
 
 # ---------------------------------------------------------------------------------------------
