@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.demo.phrases import WORLDS  # noqa: E402
+from data.demo.domains import DOMAINS  # noqa: E402
 from data.demo.make import CONSTRUCTS, DEMO, SPLITS, make_demo  # noqa: E402
 
 ITEMS = {split: json.loads((DEMO / f"{split}.json").read_text("utf-8")) for split in SPLITS}
@@ -24,7 +24,7 @@ def normalised(item):
 @pytest.fixture(scope="module")
 def databases():
     opened = {}
-    for world in WORLDS:
+    for world in DOMAINS:
         opened[world.db_id] = sqlite3.connect(":memory:")
         script = (DEMO / "database" / world.db_id / f"{world.db_id}.sql").read_text("utf-8")
         opened[world.db_id].executescript(script)
@@ -38,7 +38,7 @@ def test_the_script_makes_the_committed_files(tmp_path):
     made = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
     kept = sorted(p.relative_to(DEMO) for p in DEMO.rglob("*")
                   if p.is_file() and p.suffix in (".sql", ".json"))
-    assert made == kept and len(made) == len(WORLDS) + len(SPLITS)
+    assert made == kept and len(made) == len(DOMAINS) + len(SPLITS)
     _, differing, missing = filecmp.cmpfiles(tmp_path, DEMO, made, shallow=False)
     assert not differing and not missing
 
@@ -58,7 +58,7 @@ def test_no_question_is_asked_twice_of_a_database():
 
 def test_databases_have_an_equal_share_and_sound_tables(databases):
     for items in ITEMS.values():
-        counts = [sum(i["db_id"] == w.db_id for i in items) for w in WORLDS]
+        counts = [sum(i["db_id"] == w.db_id for i in items) for w in DOMAINS]
         assert len(counts) == 8 and max(counts) - min(counts) <= 1
     for db in databases.values():
         tables = [r[0] for r in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]

@@ -9,8 +9,8 @@ import torch
 
 import model as lm
 import spft
-from model import Sample
 from data.prompts.pairs import Pair
+from model import Sample
 from spft import (
     SUPERVISED, Config, error_driven_loss, error_reward, logistic, self_play, split_by_execution)
 

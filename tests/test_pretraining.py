@@ -1,25 +1,26 @@
-"""Random worlds: every query runs, nothing held out leaks, questions carry their values."""
+"""Random databases: every query runs, nothing held out leaks, questions carry their values."""
 
 import random
 import re
 
 import pytest
 
-from data.pretraining import random_schemas as worlds
-from data.pretraining.random_schemas import (
-    KINDS, Lexicon, build, literal, plural, random_pairs, random_world)
+from data.pretraining.asking import plural
+from data.pretraining.questions import KINDS, SIMPLE, fill, random_pairs
+from data.pretraining.random_schemas import Lexicon, random_database
+from data.sql import literal
 from sqlexec import DataError
 
 STRING = re.compile(r"'((?:[^']|'')*)'")
 
 
 def sample(lexicon, seed, count, **options):
-    """[(world, pairs)] of so many worlds."""
+    """[(database, pairs)] of so many random databases."""
     rng = random.Random(seed)
     drawn = []
     for _ in range(count):
-        world = random_world(rng, lexicon)
-        drawn.append((world, random_pairs(rng, lexicon, world, 6, **options)))
+        database = random_database(rng, lexicon)
+        drawn.append((database, random_pairs(rng, lexicon, database, 6, **options)))
     return drawn
 
 
@@ -39,10 +40,10 @@ def pairs(drawn):
 
 def test_all_queries_run_and_most_find_rows(training, measuring):
     filled = []
-    for i, (world, found) in enumerate(training + measuring):
-        database = build(world, random.Random(i))
-        filled += [bool(database.execute(pair.query).fetchall()) for pair in found]
-        database.close()
+    for i, (database, found) in enumerate(training + measuring):
+        connection = fill(database, random.Random(i))
+        filled += [bool(connection.execute(pair.query).fetchall()) for pair in found]
+        connection.close()
     assert len(filled) > 5500 and sum(filled) > 0.8 * len(filled)
 
 
@@ -57,11 +58,11 @@ def test_every_kind_occurs(training):
     assert {pair.kind for pair in pairs(training)} == set(KINDS)
 
 
-def words_of(world, found):
+def words_of(database, found):
     texts = [pair.question for pair in found]
-    for table in world.schema.tables:
+    for table in database.schema.tables:
         texts += [table.name, *(c.name for c in table.columns)]
-    texts += [v for vs in world.values.values() for v in vs if isinstance(v, str)]
+    texts += [v for vs in database.values.values() for v in vs if isinstance(v, str)]
     text = re.sub(r"([a-z])([A-Z])", r"\1 \2", " ".join(texts)).replace("_", " ")
     return set(re.findall(r"[a-z]+", text.lower()))
 
@@ -95,10 +96,10 @@ def test_held_out_phrasings_are_not_said_in_training(training):
 
 
 def test_text_literals_stand_in_the_question_and_in_links(training):
-    for world, found in training:
+    for database, found in training:
         for pair in found:
             cells, said = {v for _, _, v in pair.links}, pair.question.lower()
-            flags = {v for t, c, v in pair.links if world.nouns[t, c].kind in ("flag", "sex")}
+            flags = {v for t, c, v in pair.links if database.nouns[t, c].kind in ("flag", "sex")}
             for match in STRING.finditer(pair.query):
                 value = match[1].replace("''", "'")
                 like = pair.query[:match.start()].endswith("LIKE ")
@@ -106,16 +107,17 @@ def test_text_literals_stand_in_the_question_and_in_links(training):
                 assert like or value in cells, pair
             for table, column, value in pair.links:
                 assert literal(value) in pair.query or value in flags
-                assert value in world.values[table, column]
+                assert value in database.values[table, column]
 
 
-def test_house_style(training):
+def test_queries_are_written_in_one_style(training):
     for pair in pairs(training):
         bare = STRING.sub("''", pair.query)
         assert not re.search(r"  |\( | \)|;|<>|\bASC\b|,\S| ,", bare), bare
         for select in re.split(r"\(?(?=SELECT )", bare):
             source = re.search(
-                r" FROM (.*?)(?: WHERE| GROUP| ORDER|\)| INTERSECT| EXCEPT| UNION|$)", select)
+                r" FROM (.*?)(?: WHERE | GROUP BY | ORDER BY |\)| INTERSECT | EXCEPT | UNION |$)",
+                select)
             if source and " JOIN " not in source[1]:
                 assert " AS " not in source[1] and not re.search(r"\bT\d\.", select), bare
             elif source:
@@ -123,24 +125,24 @@ def test_house_style(training):
 
 
 def test_schema_is_consistent(training):
-    for world, _ in training:
-        columns = {t.name: {c.name for c in t.columns} for t in world.schema.tables}
+    for database, _ in training:
+        columns = {t.name: {c.name for c in t.columns} for t in database.schema.tables}
         assert len({name.lower() for name in columns}) == len(columns)
         for name, found in columns.items():
             assert len({c.lower() for c in found}) == len(found)
-        for child, column, parent, key in world.schema.foreign_keys:
+        for child, column, parent, key in database.schema.foreign_keys:
             assert column in columns[child] and key in columns[parent]
-        for table in world.schema.tables:
+        for table in database.schema.tables:
             for c in table.columns:
                 assert c.type in ("text", "number", "time", "boolean")
-                assert world.values[table.name, c.name]
+                assert database.values[table.name, c.name]
 
 
 def test_options(training):
     rng, lexicon = random.Random(5), Lexicon(False)
-    assert all(len(random_world(rng, lexicon, 2).schema.tables) <= 2 for _ in range(100))
+    assert all(len(random_database(rng, lexicon, 2).schema.tables) <= 2 for _ in range(100))
     simple = pairs(sample(lexicon, 6, 60, simple=1.0))
-    assert {p.kind for p in simple} <= set(worlds.SIMPLE)
+    assert {p.kind for p in simple} <= set(SIMPLE)
     assert not [p for p in simple if " JOIN " in p.query]
 
 

@@ -1,0 +1,854 @@
+"""Questions with their SQL over a random database: each function of KINDS makes one.
+
+Try `python -m data.pretraining.questions --show 40`, or `--check 2000`.
+"""
+
+import argparse
+import random
+import re
+import sqlite3
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from data.pretraining.asking import Chance, Reject, Scope, listing, plural, with_articles
+from data.pretraining.random_schemas import NUMBERS, Lexicon, random_database
+from data.sql import literal, quote_name as quote
+
+TIMES = ("year", "date", "datetime", "clock")
+GROUPS = ("word", "city", "country", "brand", "flag", "bit", "code", "year")
+DIGITS = "no one two three four five six seven eight nine ten".split()
+
+
+@dataclass(frozen=True)
+class Pair:
+    question: str
+    query: str
+    links: tuple             # (table, column, value) of each text literal that is a cell value
+    kind: str
+
+
+class Condition(NamedTuple):
+    """One comparison in SQL and in up to three forms of words, '' where there is none."""
+    clause: str              # after 'whose': 'age is above 3'
+    short: str               # after 'with': 'age above 3'
+    post: str                # after the noun: 'older than 3'
+    sql: str
+
+
+class Step(NamedTuple):
+    """One join of a path: start.left = table.right, upwards if the start holds the key."""
+    table: str
+    left: str
+    right: str
+    start: str
+    role: str
+    up: bool
+
+
+@dataclass
+class Subject:
+    """What a question is about: rows of a table under conditions."""
+    scope: Scope
+    where: str = ""          # SQL after WHERE, or ''
+    tail: str = ""           # the same in words after the noun, or ''
+    single: bool = False     # one row is meant (its name is given)
+    many: bool = False       # the joins may repeat a row
+
+    @property
+    def table(self):
+        return self.scope.table()
+
+    def cols(self, columns):
+        return ", ".join(self.scope.col(c) for c in columns)
+
+    def sql(self, select, rest=""):
+        where = f" WHERE {self.where}" if self.where else ""
+        return f"SELECT {select}{self.scope.sql()}{where}" + (rest and " " + rest)
+
+
+class Asker(Chance):
+    """Draws words, columns and values of one random database."""
+
+    def __init__(self, rng, lexicon, database):
+        super().__init__(rng)
+        self.lexicon, self.database = lexicon, database
+        self.tables = {t.name: t for t in database.schema.tables}
+        self.links, self.simple = [], False
+
+    # Words --------------------------------------------------------------------------------------
+
+    def say(self, section, **slots):
+        return self.lexicon.say(self.rng, section, slots)
+
+    def mention(self, table, column=None, many=False):
+        """What a person calls the table or column."""
+        noun = self.database.nouns[table, column]
+        if self.maybe(0.04):
+            return noun.name
+        form = noun.forms[0]
+        if len(noun.forms) > 1 and self.maybe(0.35):
+            form = self.rng.choice(noun.forms[1:])
+        return plural(form) if many and noun.kind not in ("flag", "bit") else form
+
+    def named(self, table, columns, many=True):
+        """Columns in words: 'names and ages', 'first and last name'."""
+        kinds = [self.kind(table, c) for c in columns]
+        if kinds == ["first", "last"] and self.maybe(0.7):
+            return "first and last name" + "s" * many
+        return listing([self.mention(table, c, many) for c in columns]) if columns else ""
+
+    def rows(self, subject, many=True):
+        """The subject in words: 'singers whose age is above 30'."""
+        return f"{self.mention(subject.table, many=many)} {subject.tail}".strip()
+
+    def ask(self, section, subject, columns=(), select="", rest="", **slots):
+        """(question, SQL) that shows columns, or what `select` says, of the subject."""
+        table = subject.table
+        slots = dict(cols=self.named(table, columns), col=self.named(table, columns, False),
+                     rows=self.rows(subject), row=self.rows(subject, False)) | slots
+        return self.say(section, **slots), subject.sql(select or subject.cols(columns), rest)
+
+    def spoken(self, value):
+        """A value as the question writes it: verbatim, at times in quotes or lower case."""
+        if not isinstance(value, str):
+            return str(value)
+        text = value.lower() if self.maybe(0.04) else value
+        return self.rng.choices((f'"{text}"', f"'{text}'", text), (24, 14, 62))[0]
+
+    def number(self, n):
+        return DIGITS[n] if self.maybe(0.4) else str(n)
+
+    def person(self, table):
+        return self.database.nouns[table, None].kind == "person"
+
+    # Columns and values -------------------------------------------------------------------------
+
+    def cell(self, table, column):
+        """A sample value of a column; text is noted as a link."""
+        value = self.rng.choice(self.database.values[table, column])
+        if isinstance(value, str):
+            self.links.append((table, column, value))
+        return value
+
+    def kind(self, table, column):
+        return self.database.nouns[table, column].kind
+
+    def columns(self, table, *kinds):
+        """Names of the table's columns whose values are of the kinds (none given: no keys)."""
+        found = [(c.name, self.kind(table, c.name)) for c in self.tables[table].columns]
+        return [name for name, kind in found
+                if (kind in kinds if kinds else kind not in ("key", "link"))]
+
+    def any_table(self):
+        rich = [t for t in self.tables if self.columns(t)]
+        things = [t for t in rich if self.kind(t, None) != "bridge"]
+        return self.pick(things if things and self.maybe(0.9) else rich)
+
+    def label(self, table):
+        """The column that names a row: its name, else its key, else any."""
+        name, keys = self.database.labels[table], self.columns(table, "key")
+        if name and self.maybe(0.85):
+            return name
+        return self.pick((keys if self.maybe(0.5) else []) or self.columns(table) or keys)
+
+    def shown(self, table, most=3):
+        """One to three columns to show."""
+        names = [c.name for c in self.tables[table].columns
+                 if self.kind(table, c.name) != "link" or self.maybe(0.15)]
+        count = min(len(names), self.rng.choices((1, 2, 3), (60, 28, 12))[0], most)
+        if count < 1:
+            raise Reject
+        if count == 1 and self.maybe(0.45):
+            full = self.columns(table, "first")[:1] + self.columns(table, "last")[:1]
+            return full if len(full) == 2 and most > 1 else [self.label(table)]
+        return self.rng.sample(names, count)
+
+    def numeric(self, table):
+        return self.pick(self.columns(table, *NUMBERS))
+
+    def sortable(self, table):
+        time = TIMES[:3] if self.maybe(0.3) else ()
+        return self.pick(self.columns(table, *NUMBERS, *time))
+
+    def group(self, table):
+        """A column with repeated values."""
+        kinds = ("link",) if self.maybe(0.06) else GROUPS
+        return self.pick(c for c in self.columns(table, *kinds)
+                         if c != self.database.labels[table])
+
+
+# ---------------------------------------------------------------------------------------------
+# Conditions
+
+def condition(q, scope, at=0, column=None):
+    """One comparison of a column of the scope's table number `at`."""
+    table = scope.table(at)
+    column = column or q.pick(q.columns(table) if q.maybe(0.95)
+                              else q.columns(table, "key", "link"))
+    kind, name = q.kind(table, column), q.mention(table, column)
+    sql, values = scope.col(column, at), q.database.values[table, column]
+    if q.maybe(0.012):
+        negated = q.maybe(0.4)
+        words = q.say("is_known" if negated else "is_null")
+        return Condition(f"{name} {words}", "", "", f"{sql} IS {'NOT ' * negated}NULL")
+    if kind in NUMBERS + TIMES:
+        return compare(q, sql, table, column, name)
+    if kind in ("flag", "bit", "sex"):
+        if q.maybe(0.75):
+            return flag(q, sql, table, column)
+    elif isinstance(values[0], str) and kind not in ("code", "link", "key") and q.maybe(0.14):
+        return like(q, sql, table, column, name)
+    return equal(q, sql, table, column, name)
+
+
+def equal(q, sql, table, column, name):
+    """Is, is not, or is one of two values."""
+    value, count = q.cell(table, column), len(q.database.values[table, column])
+    spoken, kind = q.spoken(value), q.kind(table, column)
+    if q.maybe(0.1) and count > 2:
+        return Condition(f"{name} {q.say('is_not', v=spoken)}",
+                         q.say("with_not", c=name, v=spoken), "", f"{sql} != {literal(value)}")
+    if q.maybe(0.13) and count > 3:
+        other = q.cell(table, column)
+        if other == value:
+            raise Reject
+        both = q.say("or", a=spoken, b=q.spoken(other))
+        return Condition(f"{name} is {both}", f"{name} {both}", "",
+                         f"{sql} = {literal(value)} OR {sql} = {literal(other)}")
+    post = ""
+    if kind in ("city", "country") and len(q.columns(table, kind)) == 1:
+        post = q.say("post_place", v=spoken)
+    elif column == q.database.labels[table]:
+        post = q.say("post_name", v=spoken)
+    elif kind == "word" and q.maybe(0.2):
+        post = q.say("post_word", v=spoken)
+    return Condition(f"{name} {q.say('is_equal', v=spoken)}",
+                     q.say("with_equal", c=name, v=spoken), post, f"{sql} = {literal(value)}")
+
+
+def flag(q, sql, table, column):
+    """A yes or no that the question names by the column: 'that are not active'."""
+    noun, values = q.database.nouns[table, column], q.database.values[table, column]
+    value = q.rng.choice(values)
+    yes = value == max(values, key=lambda v: str(v).lower())
+    if isinstance(value, str):                     # a linker offers the column's whole list
+        q.links += [(table, column, v) for v in values]
+    word = noun.forms[0].removeprefix("is ").removeprefix("has ")
+    if noun.kind == "sex":
+        word, yes = "male" if yes else "female", True
+    section, clause = "post_flag" if yes else "post_no_flag", "is " + "not " * (not yes) + word
+    if noun.forms[0].startswith("has "):
+        section = section.replace("flag", "has")
+        clause = ("has a " if yes else "has no ") + word
+    return Condition("", clause, q.say(section, c=word), f"{sql} = {literal(value)}")
+
+
+def like(q, sql, table, column, name):
+    word = q.rng.choice(q.rng.choice(q.database.values[table, column]).split()).strip("'")
+    piece = word if q.maybe(0.6) else word[:q.rng.choice((1, 2, 3))]
+    shape, section = q.rng.choice((("%{}%", "contains"),) * 3 + (
+        ("{}%", "starts"), ("%{}", "ends")))
+    if section == "ends" and piece != word:
+        piece = word[-2:]
+    quoted = (f"'{piece}'", f'"{piece}"', f'"{piece}"') + (piece,) * (len(piece) > 2)
+    return Condition(f"{name} {q.say(section, v=q.rng.choice(quoted))}", "", "",
+                     f"{sql} LIKE {literal(shape.format(piece))}")
+
+
+def compare(q, sql, table, column, name):
+    noun, value = q.database.nouns[table, column], q.cell(table, column)
+    op = q.rng.choices((">", "<", ">=", "<=", "=", "between", "!="), (32, 22, 9, 6, 21, 8, 2))[0]
+    v = q.spoken(value)
+    if op == "between":
+        low, high = sorted((value, q.cell(table, column)))
+        if low == high:
+            raise Reject
+        words = q.say("between", v=q.spoken(low), w=q.spoken(high))
+        return Condition(f"{name} is {words}", f"{name} {words}", "",
+                         f"{sql} BETWEEN {literal(low)} AND {literal(high)}")
+    if noun.kind in NUMBERS and noun.kind != "rate" and op != "=" and q.maybe(0.5):
+        value = max(1, int(float(f"{value:.1g}")))        # people ask for round numbers
+        v = str(value)
+    word = {">": "more", "<": "less", ">=": "least", "<=": "most", "!=": "not"}.get(op, "equal")
+    timely = noun.kind in TIMES and op in ("<", ">")
+    section, post = word + ("_time" if timely else ""), ""
+    if noun.more and op in "<>":
+        post = f"{noun.more['<' == op]} than {v}"
+    elif timely and len(q.columns(table, *TIMES)) == 1:
+        post = ("after " if op == ">" else "before ") + v
+    elif noun.kind == "year" and op == "=" and len(q.columns(table, "year", "date")) == 1:
+        post = "in " + v
+    return Condition(f"{name} {q.say('is_' + section, v=v)}",
+                     q.say("with_" + section, c=name, v=v), post, f"{sql} {op} {literal(value)}")
+
+
+def tail(q, conditions, joint="and"):
+    """Conditions as words behind a noun, all in one form."""
+    clauses, shorts, posts, _ = zip(*conditions)
+    if all(posts) and (not all(clauses) or q.maybe(0.6)):
+        return f" {joint} ".join(posts) if len(posts) < 2 or joint == "or" else " ".join(posts)
+    if not all(clauses):
+        raise Reject
+    if all(shorts) and q.maybe(0.5):
+        return q.say("with", text=f" {joint} ".join(shorts))
+    return q.say("whose", text=f" {joint} ".join(clauses))
+
+
+# ---------------------------------------------------------------------------------------------
+# Subjects
+
+def paths(q, table):
+    """Joins from the table: lists of one or two steps."""
+    steps = {}
+    for child, column, parent, key, role in q.database.edges:
+        steps.setdefault(child, []).append(Step(parent, column, key, child, role, True))
+        steps.setdefault(parent, []).append(Step(child, key, column, parent, role, False))
+    found = [[s] for s in steps.get(table, []) if s.table != table or s.up]
+    return found + [[first, s] for [first] in found for s in steps.get(first.table, [])
+                    if s.table not in (table, first.table) and s.up]
+
+
+def any_subject(q, table=None, counts=(45, 43, 12), join=0.36):
+    """Rows of a table, under 0, 1 or 2 conditions of its own (weights: counts) or one on a joined
+    table."""
+    table = table or q.any_table()
+    scope, joins = Scope(table), paths(q, table)
+    count = q.rng.choices((0, 1, 2), counts)[0]
+    if joins and not q.simple and q.maybe(join) and counts[1]:
+        far = [p for p in joins if len(p) > 1]
+        return joined_subject(q, scope, q.rng.choice(far if far and q.maybe(0.6) else joins))
+    if not count or not q.columns(table):
+        return Subject(scope)
+    return own_subject(q, scope, 1 if q.simple else count)
+
+
+def own_subject(q, scope, count):
+    """Rows under conditions on their own columns."""
+    columns = [q.pick(q.columns(scope.table()))] + [None] * (count - 1)
+    chosen = [condition(q, scope, 0, c) for c in columns]
+    sqls = [c.sql for c in chosen]
+    if count > 1 and (" OR " in "".join(sqls) or sqls[0].split()[0] == sqls[1].split()[0]):
+        raise Reject
+    joint = "or" if count > 1 and q.maybe(0.28) else "and"
+    label = q.database.labels[scope.table()]
+    single = count == 1 and label and sqls[0].startswith(scope.col(label) + " = ")
+    return Subject(scope, f" {joint.upper()} ".join(sqls), tail(q, chosen, joint), bool(single))
+
+
+def one_condition(q, scope):
+    """Rows under any one condition, keys included."""
+    one = condition(q, scope)
+    return Subject(scope, one.sql, tail(q, [one]))
+
+
+def joined_subject(q, scope, path):
+    """Rows under a condition on a joined table, and perhaps one of their own."""
+    one = condition(q, scope, scope.follow(path))
+    if " OR " in one.sql:
+        raise Reject
+    where, words = one.sql, attached(q, path, tail(q, [one]), one.clause or one.short)
+    if q.maybe(0.2):
+        own = one_condition(q, scope)
+        if " OR " not in own.where:
+            where, words = f"{own.where} AND {where}", f"{own.tail} and {words}"
+    return Subject(scope, where, words, many=not all(s.up for s in path))
+
+
+def attached(q, path, words, clause):
+    """'of the club named X', 'with matches after 2010', 'whose owner's age is above 3'"""
+    table, role, up = path[-1].table, path[-1].role, path[-1].up
+    if len(path) == 1 and not up:
+        return q.say("down", those=f"{q.mention(table, many=True)} {words}",
+                     that=f"{q.mention(table)} {words}", role=f"as {role} " if role else "")
+    name = role if role and up else q.mention(table)
+    section = "across" if len(path) > 1 else "up_role" if role else "up"
+    return q.say(section, that=f"{name} {words}", clause=f"{name} {clause}")
+
+
+def avoid(subject, *columns):
+    """Nobody asks for the column that the question fixes."""
+    if any(f"{subject.scope.col(c)} {op}" in subject.where for c in columns for op in "=L"):
+        raise Reject
+
+
+# ---------------------------------------------------------------------------------------------
+# Kinds of question over one subject
+
+def ask_select(q):
+    s = any_subject(q, counts=(28, 52, 20))
+    columns = q.shown(s.table)
+    avoid(s, *columns)
+    if s.single and q.maybe(0.8):
+        return q.ask("select_one", s, columns)
+    if columns == [q.database.labels[s.table]] and q.maybe(0.3):
+        return q.ask("which_person" if q.person(s.table) else "which", s, columns)
+    return q.ask("select", s, columns)
+
+
+def ask_distinct(q):
+    s = any_subject(q, counts=(60, 34, 6))
+    columns = [q.group(s.table)] if q.maybe(0.75) else q.shown(s.table, 2)
+    avoid(s, *columns)
+    return q.ask("distinct", s, columns, "DISTINCT " + s.cols(columns))
+
+
+def ask_star(q):
+    return q.ask("star", any_subject(q, counts=(30, 60, 10), join=0), select="*")
+
+
+def ask_count(q):
+    s, target = any_subject(q, counts=(28, 52, 20)), "*"
+    if s.many:
+        target = "DISTINCT " + s.scope.col(q.pick(q.columns(s.table, "key")))
+    return q.ask("count", s, select=f"COUNT({target})")
+
+
+def ask_count_distinct(q):
+    s = any_subject(q, counts=(70, 27, 3), join=0.12)
+    column = q.group(s.table)
+    avoid(s, column)
+    return q.ask("count_distinct", s, [column], f"COUNT(DISTINCT {s.scope.col(column)})")
+
+
+def agg(q, function, table, column):
+    """'average price'"""
+    return q.say(f"agg_{function.lower()}", col=q.mention(table, column))
+
+
+def ask_aggregate(q):
+    s = any_subject(q, counts=(40, 50, 10))
+    functions = q.rng.sample(("AVG", "MAX", "MIN", "SUM"), q.rng.choices((1, 2, 3), (72, 20, 8))[0])
+    column, same = q.numeric(s.table), q.maybe(0.75)
+    columns = [column if same else q.numeric(s.table) for _ in functions]
+    avoid(s, *columns)
+    if same and len(functions) > 1:
+        adjectives = listing([q.say(f"adj_{f.lower()}") for f in functions])
+        text = f"{adjectives} {q.mention(s.table, column)}"
+    else:
+        text = listing([agg(q, f, s.table, c) for f, c in zip(functions, columns)])
+    alone = len(functions) == 1 and not s.tail and q.maybe(0.2)
+    select = ", ".join(f"{f}({s.scope.col(c)})" for f, c in zip(functions, columns))
+    return q.ask("aggregate_of" if alone else "aggregate", s, select=select, agg=text)
+
+
+def direction(q, table, column):
+    """'in descending order' or, where people say so, 'from oldest to youngest'."""
+    down, most = q.maybe(0.5), q.database.nouns[table, column].most
+    if most and q.maybe(0.3):
+        first, last = most if down else most[::-1]
+        return q.say("order_most", first=first, last=last), " DESC" * down
+    section = "order_down" if down else "order_plain" if q.maybe(0.35) else "order_up"
+    return q.say(section, col=q.mention(table, column)), " DESC" * down
+
+
+def ask_order(q):
+    s = any_subject(q, counts=(65, 30, 5), join=0.15)
+    column = q.sortable(s.table) if q.maybe(0.7) else q.pick(q.columns(s.table))
+    columns = q.shown(s.table)
+    avoid(s, column, *columns)
+    text, suffix = direction(q, s.table, column)
+    return q.ask("order", s, columns, rest=f"ORDER BY {s.scope.col(column)}{suffix}", order=text)
+
+
+def extreme(q, s, many=False):
+    """(the subject with its superlative in words, column, the ORDER BY that puts it first)"""
+    column, top = q.sortable(s.table), q.maybe(0.65)
+    noun = q.database.nouns[s.table, column]
+    order = f"ORDER BY {s.scope.col(column)}{' DESC' * top}"
+    if noun.most and q.maybe(0.6):
+        return f"{noun.most[not top]} {q.rows(s, many)}", column, order
+    section = ("high" if top else "low") + "_time" * (noun.kind in TIMES)
+    text = q.say("with_extreme", adj=q.say(section), col=q.mention(s.table, column))
+    joint = "and " if s.tail.startswith("with ") else ""
+    return f"{q.rows(s, many)} {joint}{text}", column, order
+
+
+def ask_superlative(q):
+    s = any_subject(q, counts=(68, 28, 4), join=0.2)
+    columns, section = q.shown(s.table), "superlative"
+    row, column, order = extreme(q, s)
+    avoid(s, column, *columns)
+    if columns == [q.database.labels[s.table]] and q.maybe(0.35):
+        section = "who_top" if q.person(s.table) else "which_top"
+    return q.ask(section, s, columns, rest=f"{order} LIMIT 1", row=row)
+
+
+def ask_top(q):
+    s = any_subject(q, counts=(80, 18, 2), join=0.1)
+    columns, n = q.shown(s.table, 2), q.rng.choice((2, 3, 3, 3, 4, 5, 5, 6, 8, 10, 10))
+    rows, _, order = extreme(q, s, many=True)
+    return q.ask("top", s, columns, rest=f"{order} LIMIT {n}", rows=rows, n=q.number(n))
+
+
+# ---------------------------------------------------------------------------------------------
+# Groups
+
+def grouped(q):
+    """(subject, column to group by, its SQL)"""
+    s = any_subject(q, counts=(75, 22, 3), join=0.12)
+    column = q.group(s.table)
+    avoid(s, column)
+    return s, column, s.scope.col(column)
+
+
+def ordered_by_count(q, section, s, column, select, group, **slots):
+    """A question about counts, at times in the order of the counts."""
+    down, order, words = q.maybe(0.5), "", ""
+    if q.maybe(0.2):
+        order = " ORDER BY COUNT(*)" + " DESC" * down
+        words = q.say("by_count_down" if down else "by_count_up")
+    question, sql = q.ask(section, s, [column], select, f"GROUP BY {group}{order}", **slots)
+    return question + words, sql
+
+
+def ask_group_count(q):
+    s, column, sql = grouped(q)
+    return ordered_by_count(q, "group_count", s, column, f"{sql}, COUNT(*)", sql)
+
+
+def ask_group_aggregate(q):
+    s, column, sql = grouped(q)
+    number, function = q.numeric(s.table), q.rng.choice(("AVG", "MAX", "MIN", "SUM"))
+    name, text = s.scope.col(number), agg(q, function, s.table, number)
+    call, draw = f"{function}({name})", q.rng.random()
+    if draw < 0.1:
+        text, call = q.say("number_and", agg=text), f"COUNT(*), {call}"
+    elif draw < 0.2:
+        text = f"{q.say('adj_min')} and {q.say('adj_max')} {q.mention(s.table, number)}"
+        call = f"MIN({name}), MAX({name})"
+    elif draw < 0.32:
+        other = q.group(s.table)
+        avoid(s, other)
+        if other == column:
+            raise Reject
+        text = q.say("number_different", cols=q.mention(s.table, other, True))
+        call = f"COUNT(DISTINCT {s.scope.col(other)})"
+    return q.ask("group_aggregate", s, [column], f"{sql}, {call}", f"GROUP BY {sql}", agg=text)
+
+
+def ask_group_top(q):
+    s, column, sql = grouped(q)
+    down, draw, n, slots = q.maybe(0.75), q.rng.random(), 1, {}
+    section, by, select = "group_most" if down else "group_least", "COUNT(*)", sql
+    if draw < 0.12:
+        section, down, n = "group_most_n", True, q.rng.randint(2, 5)
+        slots = dict(n=q.rng.choice((DIGITS[n], str(n))))
+    elif draw < 0.26:
+        number, function = q.numeric(s.table), q.rng.choice(("AVG", "SUM", "MAX"))
+        section, by = "group_top_agg", f"{function}({s.scope.col(number)})"
+        slots = dict(adj=q.say("high_agg" if down else "low_agg"),
+                     agg=agg(q, function, s.table, number))
+    elif draw > 0.85:
+        select += ", COUNT(*)"
+    rest = f"GROUP BY {sql} ORDER BY {by}{' DESC' * down} LIMIT {n}"
+    question, query = q.ask(section, s, [column], select, rest, **slots)
+    return question + (q.say("and_how_many") if draw > 0.85 else ""), query
+
+
+def threshold(q):
+    """A comparison of counts: (words, SQL)."""
+    number = q.rng.choice((1, 1, 2, 2, 2, 3, 3, 4, 5, 10))
+    section, op = q.rng.choice((("count_more", ">"), ("count_more", ">"), ("count_least", ">="),
+                                ("count_least", ">="), ("count_less", "<"), ("count_equal", "=")))
+    if op == "<" and number < 2:
+        raise Reject
+    return q.say(section, n=q.number(number)), f"HAVING COUNT(*) {op} {number}"
+
+
+def ask_having(q):
+    s, column, sql = grouped(q)
+    if not q.maybe(0.3):
+        words, having = threshold(q)
+        return q.ask("having", s, [column], sql, f"GROUP BY {sql} {having}", amount=words)
+    number, more = q.numeric(s.table), q.maybe(0.6)
+    value = q.rng.choice(q.database.values[s.table, number])
+    function = q.rng.choice(("AVG", "AVG", "MAX", "SUM"))
+    rest = (f"GROUP BY {sql} HAVING {function}({s.scope.col(number)}) {'>' if more else '<'} "
+            f"{literal(value)}")
+    return q.ask("having_aggregate", s, [column], sql, rest, agg=agg(q, function, s.table, number),
+                 compared=q.say("is_more" if more else "is_less", v=str(value)))
+
+
+# ---------------------------------------------------------------------------------------------
+# Two tables
+
+def children_of(q, child, parent, role):
+    """What a parent has many of; behind a bridge that is what the bridge leads to."""
+    others = [e for e in q.database.edges if e[0] == child and e[2] != parent]
+    if q.kind(child, None) == "bridge" and others and not role and q.maybe(0.5):
+        return q.mention(others[0][2], many=True)
+    return q.mention(child, many=True) + (f" as {role}" if role else "")
+
+
+def any_edge(q):
+    return q.pick(e for e in q.database.edges if e[0] != e[2])
+
+
+def family(q):
+    """(parents joined with their children, the child table, the children in words, the parents'
+    key in SQL)"""
+    child, column, parent, key, role = any_edge(q)
+    s, children = Subject(Scope(parent)), children_of(q, child, parent, role)
+    s.scope.follow([(child, key, column)])
+    if q.maybe(0.22):
+        one = condition(q, s.scope, 1)
+        if " OR " in one.sql or role or q.kind(child, None) == "bridge":
+            raise Reject
+        s.where, children = one.sql, f"{children} {tail(q, [one])}"
+    return s, child, children, s.scope.col(key)
+
+
+def ask_join(q):
+    """Columns of a table and of one it refers to, perhaps over a bridge between them."""
+    found = [p for t in q.tables for p in paths(q, t) if p[-1].up and q.columns(t)]
+    far = [p for p in found if len(p) > 1]
+    path, rest, order = q.pick(far if far and q.maybe(0.6) else found), "", ""
+    child, parent, role = path[0].start, path[-1].table, path[-1].role * (len(path) == 1)
+    scope, mine, theirs = Scope(child), q.label(child), q.label(parent)
+    at = scope.follow(path)
+    s = one_condition(q, scope) if q.maybe(0.3) else Subject(scope)
+    name, its = role or q.mention(parent), q.mention(parent, theirs)
+    other = f"{role or q.mention(parent)} {q.mention(parent, theirs)}"
+    if its.startswith(name + " "):
+        other = its
+    if q.maybe(0.2):
+        by = q.pick(q.columns(child))
+        words, suffix = direction(q, child, by)
+        order, rest = f", {words}", f"ORDER BY {scope.col(by)}{suffix}"
+    select = f"{scope.col(mine)}, {scope.col(theirs, at)}"
+    question, query = q.ask("join", s, [mine], select, rest, other=other, its=its, parent=name)
+    return question + order, query
+
+
+def ask_join_count(q):
+    s, _, children, key = family(q)
+    label = q.label(s.table)
+    return ordered_by_count(q, "join_count", s, label, f"{s.scope.col(label)}, COUNT(*)", key,
+                            children=children)
+
+
+def ask_join_aggregate(q):
+    """The average or total of a child's column for each parent."""
+    s, child, children, key = family(q)
+    number, label = q.numeric(child), q.label(s.table)
+    function = q.rng.choice(("AVG", "SUM", "SUM", "MAX", "MIN"))
+    slots = dict(agg=agg(q, function, child, number), children=children)
+    value = f"{function}({s.scope.col(number, 1)})"
+    if q.maybe(0.35):
+        down = q.maybe(0.75)
+        return q.ask("join_top_agg", s, [label], adj=q.say("high_agg" if down else "low_agg"),
+                     rest=f"GROUP BY {key} ORDER BY {value}{' DESC' * down} LIMIT 1", **slots)
+    return q.ask("join_aggregate", s, [label], f"{s.scope.col(label)}, {value}",
+                 f"GROUP BY {key}", **slots)
+
+
+def ask_join_top(q):
+    s, _, children, key = family(q)
+    columns, down, n = q.shown(s.table, 2), q.maybe(0.8), 1
+    section, select = "join_most" if down else "join_least", s.cols(columns)
+    if down and q.maybe(0.12):
+        section, n = "join_most_n", q.rng.choice((2, 3, 3, 5))
+    counted = n == 1 and q.maybe(0.12)
+    question, query = q.ask(section, s, columns, select + ", COUNT(*)" * counted,
+                            f"GROUP BY {key} ORDER BY COUNT(*){' DESC' * down} LIMIT {n}",
+                            children=children, n=DIGITS[n])
+    return question + (q.say("and_how_many") if counted else ""), query
+
+
+def ask_join_having(q):
+    s, _, children, key = family(q)
+    words, having = threshold(q)
+    return q.ask("join_having", s, q.shown(s.table, 2), rest=f"GROUP BY {key} {having}",
+                 children=children, amount=words)
+
+
+# ---------------------------------------------------------------------------------------------
+# Nested queries and set operators
+
+def nested(q, table, where, words, counted):
+    """A count or some columns of the rows that a nested query selects."""
+    s = Subject(Scope(table), where, words)
+    if q.maybe(counted):
+        return q.ask("count", s, select="COUNT(*)")
+    return q.ask("select", s, q.shown(table, 2))
+
+
+def ask_compare_average(q):
+    table = q.any_table()
+    column = q.pick(q.columns(table, *NUMBERS, "year"))
+    inner = any_subject(q, table, counts=(70, 30, 0), join=0)
+    more, draw = q.maybe(0.6), q.rng.random()
+    function, section = "AVG", "above" if more else "below"
+    if not inner.where and draw < 0.15:
+        function, more, section = "MIN", True, "above_least"
+    elif inner.where and draw < 0.5:
+        function, section = "MAX" if more else "MIN", section + "_all"
+    elif inner.where:
+        section += "_of"
+    words = q.say(section, col=q.mention(table, column), rows=q.rows(inner))
+    test = f"{quote(column)} {'>' if more else '<'} ({inner.sql(f'{function}({quote(column)})')})"
+    return nested(q, table, test, words, 0.2)
+
+
+def ask_not_in(q, negated=True):
+    """Parents without (or with) any child, perhaps only children of one sort."""
+    child, column, parent, key, role = any_edge(q)
+    inner = any_subject(q, child, counts=(55 if negated else 0, 45, 0), join=0.15)
+    if any(inner.scope.table(at) == parent for at in range(len(inner.scope))):
+        raise Reject
+    if role:
+        children = f"role as {role} in {q.rows(inner)}"
+    else:
+        children = q.rows(inner) if inner.where else children_of(q, child, parent, role)
+    words = q.say("without" if negated else "having_some", children=children)
+    test = f"{quote(key)} {'NOT ' * negated}IN ({inner.sql(inner.scope.col(column))})"
+    return nested(q, parent, test, words, 0.25)
+
+
+def ask_in(q):
+    return ask_not_in(q, negated=False)
+
+
+def two_linked(q, table, path):
+    """Rows of the table linked to two rows of another, each called by its name."""
+    other = path[-1].table
+    label, noun, joint = q.database.labels[other], q.mention(other), q.say("linked")
+    if not label:
+        raise Reject
+    for _ in "ab":
+        scope, value = Scope(table), q.cell(other, label)
+        where = f"{scope.col(label, scope.follow(path))} = {literal(value)}"
+        yield Subject(scope, where, f"{joint} {noun} {q.say('post_name', v=q.spoken(value))}")
+
+
+def set_query(section):
+    """A kind of question that joins two queries over the same tables by a set operator."""
+    def ask(q):
+        table = q.any_table()
+        down = [p for p in paths(q, table) if not all(s.up for s in p)]
+        if down and q.maybe(0.45):
+            a, b = two_linked(q, table, q.rng.choice(down))
+            column = q.label(table)
+        else:
+            column = q.group(table)
+            a, b = (one_condition(q, Scope(table)) for _ in "ab")
+            avoid(a, column)
+            avoid(b, column)
+        if a.where == b.where or " OR " in a.where + b.where:
+            raise Reject
+        question, _ = q.ask(section, Subject(Scope(table)), [column], a=a.tail, b=b.tail)
+        return question, f" {section.upper()} ".join(s.sql(s.scope.col(column)) for s in (a, b))
+    return ask
+
+
+# ---------------------------------------------------------------------------------------------
+# All kinds
+
+# kind: (share after the counts over Spider's training queries, function)
+KINDS = {"select": (25, ask_select), "distinct": (6.5, ask_distinct), "star": (1.2, ask_star),
+         "count": (9, ask_count), "count_distinct": (4, ask_count_distinct),
+         "aggregate": (8, ask_aggregate), "order": (7, ask_order),
+         "superlative": (7, ask_superlative), "top": (2.2, ask_top),
+         "group_count": (6, ask_group_count), "group_aggregate": (4, ask_group_aggregate),
+         "group_top": (6, ask_group_top), "having": (5, ask_having), "join": (6, ask_join),
+         "join_count": (6, ask_join_count), "join_aggregate": (4, ask_join_aggregate),
+         "join_top": (7, ask_join_top), "join_having": (6, ask_join_having),
+         "compare_average": (4, ask_compare_average), "not_in": (5, ask_not_in),
+         "in": (1.2, ask_in), "intersect": (7, set_query("intersect")),
+         "except": (7, set_query("except")), "union": (2, set_query("union"))}
+SHARES = {kind: share for kind, (share, _) in KINDS.items()}
+SIMPLE = {"select": 40, "count": 25, "aggregate": 15, "order": 10, "superlative": 10}
+
+
+def finished(rng, text):
+    """Capital letter and final mark, as careful and hasty people write them."""
+    text = with_articles(" ".join(text.split()).replace(" ,", ","))
+    asks = re.match(r"(what|which|who|how|can|could|do|for which|for \w+ \w+, (what|how)|would)\b",
+                    text.rpartition("? ")[2], re.I)
+    end = rng.choices(("?", "", "."), (84, 11, 5))[0] if asks else rng.choices(
+        (".", "", "?"), (76, 22, 2))[0]
+    if rng.random() < 0.92:
+        text = text[0].upper() + text[1:]
+    return text + end
+
+
+def random_pairs(rng, lexicon, database, n, simple=0.0):
+    """n questions with their SQL over the database, no SQL twice.
+
+    simple: share drawn from the simplest kinds over one table (for the start of training).
+    Fewer than n come back only where a tiny schema has no more to ask."""
+    q, pairs, seen = Asker(rng, lexicon, database), [], set()
+    for _ in range(12 * n + 20):
+        if len(pairs) == n:
+            break
+        q.links, q.simple = [], q.maybe(simple)
+        shares = SIMPLE if q.simple else SHARES
+        kind = rng.choices(list(shares), shares.values())[0]
+        try:
+            question, query = KINDS[kind][1](q)
+        except Reject:
+            continue
+        links = tuple(dict.fromkeys(link for link in q.links if literal(link[2]) in query
+                                    or q.kind(*link[:2]) in ("flag", "sex")))
+        if query in seen or len(question) + len(query) > 420:
+            continue
+        seen.add(query)
+        question = finished(rng, question)
+        if q.maybe(0.03) and "LIKE" not in query:
+            question = question.lower()
+        pairs.append(Pair(question, query, links, kind))
+    return pairs
+
+
+# ---------------------------------------------------------------------------------------------
+# Looking and checking
+
+def check(seed, count, lexicon):
+    """Run the queries of `count` random databases; (queries, with rows) or raise on an error."""
+    rng, filled = random.Random(seed), []
+    for _ in range(count):
+        database = random_database(rng, lexicon)
+        connection = fill(database, rng)
+        filled += [bool(connection.execute(pair.query).fetchall())
+                   for pair in random_pairs(rng, lexicon, database, 6)]
+        connection.close()
+    return len(filled), sum(filled)
+
+
+def fill(database, rng, rows=12):
+    """The database in SQLite's memory, rows drawn from the sample values; keys have each once."""
+    connection = sqlite3.connect(":memory:")
+    for table in database.schema.tables:
+        names = [c.name for c in table.columns]
+        keys = {c.name for c in table.columns if c.primary}
+        values = [database.values[table.name, name] for name in names]
+        count = min([rows] + [len(v) for name, v in zip(names, values) if name in keys])
+        drawn = [[v[i] if name in keys else rng.choice(v) for name, v in zip(names, values)]
+                 for i in range(count)]
+        connection.execute(f"CREATE TABLE {quote(table.name)} ({', '.join(map(quote, names))})")
+        connection.executemany(f"INSERT INTO {quote(table.name)} VALUES "
+                               f"({', '.join('?' * len(names))})", drawn)
+    return connection
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--show", type=int, default=0, help="print so many examples")
+    parser.add_argument("--check", type=int, default=0, help="run the queries of so many databases")
+    parser.add_argument("--heldout", action="store_true", help="the words kept for measuring")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    lexicon, rng = Lexicon(args.heldout), random.Random(args.seed)
+    for i in range(0, args.show, 4):
+        database = random_database(rng, lexicon)
+        for table in database.schema.tables:
+            print(f"{table.name}({', '.join(c.name for c in table.columns)})")
+        for pair in random_pairs(rng, lexicon, database, min(4, args.show - i)):
+            print(f"  [{pair.kind}] {pair.question}\n      {pair.query}")
+    if args.check:
+        total, filled = check(args.seed, args.check, lexicon)
+        print(f"{total} queries ran, {filled / total:.1%} with rows")
+
+
+if __name__ == "__main__":
+    main()
