@@ -1,25 +1,28 @@
 """The schema of a database: its tables, columns and keys, as a query can use them.
 
-    read_schema      the Schema that a SQLite file declares
-    spider_type      Spider's five column types
+    read_schema     the Schema that a SQLite file declares
+    listed_schema   the Schema in an entry of Spider's or BIRD's tables.json
 
-Tables and columns that no query could read (a module, collation or function that is missing, a
-name that is not UTF-8) are left out, and Schema.left_out says so. A name given in tables.json
-comes from data/benchmarks/reader.py instead.
+What no query could read (a module, collation or function is missing, a name is not UTF-8) is left
+out, and Schema.left_out says why.
 """
 
 import re
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlexec import DataError, authorize_reading, database_uri, quoted
 
 
+TYPES = ("text", "number", "time", "boolean", "others")     # those of Spider's tables.json
+
+
 @dataclass(frozen=True)
 class Column:
     name: str
-    type: str                # text, number, time, boolean or others, as Spider's tables.json says
+    type: str                # one of TYPES
     primary: bool = False    # part of the table's primary key
     comment: str = ""        # a description, where the data set has one (BIRD)
 
@@ -53,14 +56,33 @@ def spider_type(declared):
     return "boolean" if "boolean" in declared else "others"
 
 
+def listed_schema(record, place):
+    """The Schema in an entry of tables.json; DataError, naming the place, for another format."""
+    try:
+        primary = set()
+        for key in record["primary_keys"]:          # BIRD nests the parts of a composite key
+            primary.update(key if isinstance(key, list) else [key])
+        names, columns = record["table_names_original"], record["column_names_original"]
+        if not all(isinstance(text, str) for text in [*names, *[name for _, name in columns]]):
+            raise TypeError("a name is not a string")
+        tables, places = [[] for _ in names], {}    # places: column index -> (table, column)
+        for index, ((table, column), kind) in enumerate(
+                zip(columns, record["column_types"], strict=True)):
+            if table != -1:                         # the column named *
+                places[index] = names[table], column
+                kind = kind if kind in TYPES else spider_type(kind)     # BIRD: integer, real, date
+                tables[table].append(Column(column, kind, index in primary))
+        keys = [places[child] + places[parent] for child, parent in record["foreign_keys"]]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
+        raise DataError(f"{place}: not Spider's tables.json format ({problem!r})") from problem
+    return Schema(record["db_id"], tuple(map(Table, names, map(tuple, tables))), tuple(keys))
+
+
 def read_schema(db_path):
     """The Schema that a database file declares; DataError where it cannot be read."""
     try:
-        connection = sqlite3.connect(database_uri(db_path), uri=True)
-        try:
+        with closing(sqlite3.connect(database_uri(db_path), uri=True)) as connection:
             return _declared_schema(connection, Path(db_path).stem)
-        finally:
-            connection.close()
     except (sqlite3.Error, OSError) as problem:
         raise DataError(f"{db_path}: {problem}") from problem
 

@@ -765,8 +765,8 @@ def test_wrong_predictions_exit_2_with_one_line(spider, capsys, content, message
 # The command line
 
 def run_cli(*arguments, **environment):
-    return subprocess.run([sys.executable, str(ROOT / "sqlexec.py"), *map(str, arguments)],
-                          capture_output=True, text=True, cwd="/",
+    return subprocess.run([sys.executable, "-m", "data.benchmarks.scoring", *map(str, arguments)],
+                          capture_output=True, text=True, cwd=ROOT,
                           env={**os.environ, **environment})
 
 
@@ -845,7 +845,7 @@ def test_selfcheck(spider):
         ("SELECT nope", "SELECT name FROM pet WHERE id = 9")])
     done = run_cli("--selfcheck", spider)
     assert done.returncode == 1
-    assert "fails: error, no such column: nope" in done.stdout and ": empty:" in done.stdout
+    assert "1 fails" in done.stdout and "fails: error: no such column: nope" in done.stdout
     clock = ("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 90000) "
              "SELECT julianday('now'), COUNT(*) FROM c")
     write(spider / "dev.json", [{"db_id": "pets", "question": "q", "query": clock}])

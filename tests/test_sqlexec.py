@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bench")]
 
-import sqlexec  # noqa: E402
 from bench_verifier import official_equal  # noqa: E402
 from data.benchmarks.reader import Data  # noqa: E402
 from data.schema import read_schema  # noqa: E402

@@ -23,9 +23,10 @@ import time
 import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 
-from data.schema import Column, Schema, Table, read_schema, spider_type
+from data.schema import listed_schema, read_schema
 from sqlexec import DataError
 
 DATABASE_FOLDERS = ("database", "test_database", "dev_databases", "train_databases")
@@ -52,7 +53,7 @@ class Example:
 class Data:
     """A benchmark folder. Whatever is wrong in it raises DataError naming the file and place.
 
-    own: {db_id: path} of a person's own databases; empty for a benchmark.
+    own: {db_id: path} of the user's own databases; empty for a benchmark.
     """
 
     def __init__(self, folder):
@@ -68,12 +69,12 @@ class Data:
         self._names = defaultdict(list)
         for db_id in self.db_ids():
             self._names[db_id.lower()].append(db_id)
-        self._splits, self._databases, self._schemas, self._tables = {}, {}, {}, None
+        self._databases = {}            # db_id: its files, or the DataError that they cause
 
     # Examples
 
     def has(self, split):
-        return bool(self._files(split)) and bool(self._load(split)[0])
+        return bool(_split_files(self.folder, split)) and bool(self._load(split)[0])
 
     def usable(self, split):
         """(Examples of a split whose database can be read, Counter of why others were left out).
@@ -81,77 +82,49 @@ class Data:
         split: a name (train, dev, ...) or a .json file's path. A person's own databases need no
         such file.
         """
-        found = [e for _, e in self._load(split)[0] if not self._problem(e.db_id)[0]]
-        return found, Counter(reason for reason, _ in self.problems(split))
+        examples, problems = self._checked(split)
+        return examples, Counter(reason for reason, _ in problems)
 
     def examples(self, split):
         """List of all Examples of a split; DataError where one's database cannot be read."""
-        for _, line in self.problems(split)[:1]:
-            raise DataError(line)
-        return self.usable(split)[0]
+        examples, problems = self._checked(split)
+        if problems:
+            raise DataError(problems[0][1])
+        return examples
 
     def problems(self, split):
         """List of (reason, line to print) for the examples that usable() leaves out."""
-        found = [(place, *self._problem(e.db_id)) for place, e in self._load(split)[0]]
-        return [(reason, f"{place}: {text}") for place, reason, text in found if reason]
+        return self._checked(split)[1]
+
+    def _checked(self, split):
+        examples, problems = [], []
+        for place, example in self._load(split)[0]:
+            try:
+                self.databases(example.db_id)
+                examples.append(example)
+            except DataError as problem:
+                known = example.db_id in self.own or self._database_folder(example.db_id)
+                problems.append(("unreadable database" if known else "no such database",
+                                 f"{place}: {problem}"))
+        return examples, problems
 
     def mode(self, split):
         """Whose rules score the split: "bird" where its records have a key "SQL", else "spider"."""
-        return self._load(split)[1] if self._files(split) else "spider"
+        return self._load(split)[1] if _split_files(self.folder, split) else "spider"
 
+    @cache
     def _load(self, split):
         """([(place, Example)], mode) of a split."""
-        if split not in self._splits:
-            files = self._files(split)
-            if not files and not self.own:
-                raise DataError(f"{self.folder}: no {split}.json for the split {split!r}")
-            records = [(f"{path}: example {index}", record) for path in files
-                       for index, record in enumerate(_read_list(path))]
-            examples = [(place, self._example(record, place)) for place, record in records]
-            mode = "bird" if any("SQL" in record for _, record in records[:1]) else "spider"
-            self._splits[split] = examples, mode
-        return self._splits[split]
-
-    def _problem(self, db_id):
-        """(reason, text) of why a database cannot be used; empty where it can."""
-        try:
-            self.databases(db_id)
-        except DataError as problem:
-            known = db_id in self.own or self._database_folder(db_id)
-            return "unreadable database" if known else "no such database", str(problem)
-        return "", ""
-
-    def _files(self, split):
-        if self.folder.is_file():                   # a database alone
-            return []
-        choices = SPLIT_FILES.get(split, ()) + ((f"{split}.json",), (f"{split}.jsonl",), (split,))
-        for names in choices:
-            files = [path for path in map(self.folder.joinpath, names) if path.is_file()]
-            if files:
-                return files
-        return [Path(split)] if Path(split).is_file() else []
-
-    def _example(self, record, place):
-        if not isinstance(record, dict):
-            raise DataError(f"{place}: not a JSON object")
-
-        def text(name, other=None, default=None):
-            value = next((record[key] for key in (other, name) if record.get(key) is not None),
-                         default)
-            if value is None:
-                raise DataError(f"{place}: key {name!r} is missing")
-            if not isinstance(value, str):
-                raise DataError(f"{place}: {name!r} is not a string")
-            return value
-
-        parsed = not isinstance(record.get("sql"), str)         # Spider's "sql" is a parsed query
-        return Example(self._spelled(text("db_id")), text("question", "SpiderSynQuestion"),
-                       text("query", "SQL", None if parsed else record["sql"]),
-                       text("evidence", default=""), text("difficulty", default=""))
+        files = _split_files(self.folder, split)
+        if not files and not self.own:
+            raise DataError(f"{self.folder}: no {split}.json for the split {split!r}")
+        records = [(f"{path}: example {index}", record) for path in files
+                   for index, record in enumerate(_read_list(path))]
+        examples = [(place, _example(record, place, self._spelled)) for place, record in records]
+        return examples, "bird" if any("SQL" in record for _, record in records[:1]) else "spider"
 
     def _spelled(self, db_id):
-        """The name of the database that is meant: that in other case or with spaces about it, if
-        it is the only one."""
+        """The database's name, found also in other case or between spaces, if only one is."""
         names = self._names.get(db_id.strip().lower(), ())
         return names[0] if len(names) == 1 else db_id
 
@@ -169,12 +142,13 @@ class Data:
                 files = [self.own[db_id]] if db_id in self.own else self._database_files(db_id)
                 for path in files:
                     read_schema(path)   # a file that is no database must not wait for a query
+                self._databases[db_id] = files
             except DataError as problem:
-                files = problem
-            self._databases[db_id] = files
-        if isinstance(self._databases[db_id], DataError):
-            raise self._databases[db_id]
-        return self._databases[db_id]
+                self._databases[db_id] = problem
+        found = self._databases[db_id]
+        if isinstance(found, DataError):
+            raise found
+        return found
 
     def _database_files(self, db_id):
         folder = self._database_folder(db_id)
@@ -202,38 +176,66 @@ class Data:
                                            for _, example in self._load(split)[0]]).encode())
         for db_id in sorted(self.own) or sorted({e.db_id for e in self.usable(split)[0]}):
             for path in self.databases(db_id):
-                text = path.with_suffix(".sql")     # bytes of a built file vary with SQLite
-                built = _built_from(path) is not None and text.is_file()
                 total.update(f"{db_id}/{path.name}".encode())
-                with open(text if built else path, "rb") as file:
+                with open(_source(path), "rb") as file:
                     while block := file.read(1 << 20):
                         total.update(block)
         return total.hexdigest()[:16]
 
     # Schemas
 
+    @cache
     def schema(self, db_id):
         """Schema of a database, from tables.json where it is listed, else from the file itself."""
-        if db_id not in self._schemas:
-            self.databases(db_id)
-            record = self._table_records().get(db_id)
-            schema = (read_schema(self.databases(db_id)[0]) if record is None
-                      else _listed_schema(*record))
-            folder = self._database_folder(db_id)
-            comments = _descriptions(folder / "database_description") if folder else {}
-            self._schemas[db_id] = _commented(replace(schema, db_id=db_id), comments)
-        return self._schemas[db_id]
+        self.databases(db_id)
+        schema = (listed_schema(*self._tables[db_id]) if db_id in self._tables
+                  else read_schema(self.databases(db_id)[0]))
+        folder = self._database_folder(db_id)
+        comments = _descriptions(folder / "database_description") if folder else {}
+        return _commented(replace(schema, db_id=db_id), comments)
 
-    def _table_records(self):
-        if self._tables is None:
-            self._tables = {}
-            for path in map(self.folder.joinpath, TABLE_FILES):
-                for index, record in enumerate(_read_list(path) if path.is_file() else []):
-                    place = f"{path}: entry {index}"
-                    if not isinstance(record, dict) or not isinstance(record.get("db_id"), str):
-                        raise DataError(f"{place}: not an object with a db_id")
-                    self._tables.setdefault(self._spelled(record["db_id"]), (record, place))
-        return self._tables
+    @cached_property
+    def _tables(self):
+        """{db_id: (entry, its place)} of the files like tables.json."""
+        found = {}
+        for path in map(self.folder.joinpath, TABLE_FILES):
+            for index, record in enumerate(_read_list(path) if path.is_file() else []):
+                place = f"{path}: entry {index}"
+                if not isinstance(record, dict) or not isinstance(record.get("db_id"), str):
+                    raise DataError(f"{place}: not an object with a db_id")
+                found.setdefault(self._spelled(record["db_id"]), (record, place))
+        return found
+
+
+def _split_files(folder, split):
+    """The files that hold a split's examples; none where the folder is a database alone."""
+    if folder.is_file():
+        return []
+    choices = SPLIT_FILES.get(split, ()) + ((f"{split}.json",), (f"{split}.jsonl",), (split,))
+    for names in choices:
+        files = [path for path in map(folder.joinpath, names) if path.is_file()]
+        if files:
+            return files
+    return [Path(split)] if Path(split).is_file() else []
+
+
+def _example(record, place, spelled):
+    """The Example in a record of any layout; spelled: gives a database's name as its folder's."""
+    if not isinstance(record, dict):
+        raise DataError(f"{place}: not a JSON object")
+
+    def text(*keys, default=None):
+        value = next((record[key] for key in keys if record.get(key) is not None), default)
+        if value is None:
+            raise DataError(f"{place}: key {keys[-1]!r} is missing")
+        if not isinstance(value, str):
+            raise DataError(f"{place}: {keys[-1]!r} is not a string")
+        return value
+
+    parsed = not isinstance(record.get("sql"), str)         # Spider's "sql" is a parsed query
+    return Example(spelled(text("db_id")), text("SpiderSynQuestion", "question"),
+                   text("SQL", "query", default=None if parsed else record["sql"]),
+                   text("evidence", default=""), text("difficulty", default=""))
 
 
 def _own_databases(path):
@@ -284,31 +286,6 @@ def _read_list(path):
     return content
 
 
-def _listed_schema(record, place):
-    try:
-        primary = set()
-        for key in record["primary_keys"]:          # BIRD nests the parts of a composite key
-            primary.update(key if isinstance(key, list) else [key])
-        names, columns = record["table_names_original"], record["column_names_original"]
-        if not all(isinstance(text, str) for text in [*names, *[name for _, name in columns]]):
-            raise TypeError("a name is not a string")
-        tables, places = [[] for _ in names], {}    # places: column index -> (table, column)
-        for index, ((table, column), kind) in enumerate(
-                zip(columns, record["column_types"], strict=True)):
-            if table != -1:                         # the column named *
-                places[index] = names[table], column
-                tables[table].append(Column(column, _type(kind), index in primary))
-        keys = [places[child] + places[parent] for child, parent in record["foreign_keys"]]
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
-        raise DataError(f"{place}: not Spider's tables.json format ({problem!r})") from problem
-    return Schema(record["db_id"], tuple(map(Table, names, map(tuple, tables))), tuple(keys))
-
-
-def _type(kind):
-    """One of Spider's five types; BIRD's files say integer, real, date and the like."""
-    return kind if kind in ("text", "number", "time", "boolean", "others") else spider_type(kind)
-
-
 def _descriptions(folder):
     """{(table, column) in lower case: comment} from BIRD's database_description/<table>.csv."""
     comments = {}
@@ -350,6 +327,13 @@ def _built_from(path):
     except OSError:
         return None
     return header[60:64] if header[68:72] == BUILT.to_bytes(4, "big") else None
+
+
+def _source(path):
+    """The .sql text that a .sqlite was built from here, whose bytes, unlike those of the .sqlite,
+    do not vary with SQLite's version; the path itself where there is none."""
+    text = path.with_suffix(".sql")
+    return text if _built_from(path) is not None and text.is_file() else path
 
 
 def _build(text, path):

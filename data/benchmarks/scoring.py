@@ -1,8 +1,8 @@
 """Scores gold queries and prediction files from the command line, in the official formats.
 
-    python sqlexec.py --selfcheck DATA_DIR
-    python sqlexec.py --score PRED_FILE --data DATA_DIR [--split dev] [--json FILE] [--jsonl FILE]
-                      [--ves 20]
+    python -m data.benchmarks.scoring --selfcheck DATA_DIR
+    python -m data.benchmarks.scoring --score PRED_FILE --data DATA_DIR [--split dev]
+                                      [--json FILE] [--jsonl FILE] [--ves 20]
 
 The exit code is 1 where --selfcheck finds a gold that fails or differs from itself, 2 where the
 input is wrong. EX is the share of predictions whose result is right on the one database; where a
@@ -21,7 +21,7 @@ from pathlib import Path
 from data.prompts.answers import one_line, sql_of_answer
 from data.report.terminal import printable, safe_output
 from data.benchmarks.reader import SPLITS, Data, read_text
-from sqlexec import MODES, DataError, Verifier, order_matters, same_result
+from sqlexec import MODES, DataError, Verifier
 
 
 # ---------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def efficiency(verifier, pairs, repeats=20, passes=5):
 
 
 def selfcheck(options):
-    """Runs every gold twice; 1 if one fails or differs from itself, which no model can make up."""
+    """Scores every gold against itself; 1 if one fails or two runs of it differ."""
     data, broken = Data(options.selfcheck), 0
     names = [options.split] if options.split else SPLITS
     splits = [split for split in names if data.has(split)]
@@ -199,36 +199,24 @@ def selfcheck(options):
                         + ", ".join(f"{split}.json" for split in names))
     with Verifier(options.workers, options.timeout) as verifier:
         for split in splits:
-            (examples, unusable), mode = data.usable(split), data.mode(split)
-            counts = Counter(unusable)
+            examples, counts = data.usable(split)
+            total = len(examples) + counts.total()
             for _, line in data.problems(split):
                 print(f"{split}: {line}")
-            for start in range(0, len(examples), 256):      # not all results in memory at once
-                jobs = [(path, example.query) for example in examples[start:start + 256]
-                        for path in data.databases(example.db_id)]
-                for job, *results in zip(jobs, verifier.run(jobs), verifier.run(jobs)):
-                    note = _gold_note(job[1], *results, mode)
-                    if note:
-                        counts[note.partition(":")[0]] += 1
-                        print(f"{split}: {job[0]}: {note}: {job[1]}")
-            broken += counts["fails"] + counts["differs from itself"] + unusable.total()
+            # The space makes it another query to the verifier, which runs it and does not answer
+            # from its cache.
+            golds = [example.query + " " for example in examples]
+            _, verdicts = score_predictions(data, split, examples, golds, verifier)
+            for example, verdict in zip(examples, verdicts):
+                if not verdict.correct:
+                    note = f"fails: {verdict.error}" if verdict.error else "differs from itself"
+                    counts[note.partition(":")[0]] += 1
+                    print(f"{split}: {example.db_id}: {note}: {example.query}")
+            broken += counts.total()
             notes = ", ".join(f"{count} {note}" for note, count in counts.items()) or "all well"
-            print(f"{split}: {len(examples) + unusable.total()} golds: {notes}. "
+            print(f"{split}: {total} golds: {notes}. "
                   f"SQLite {sqlite3.sqlite_version}, {split} digest {data.digest(split)}")
     return 1 if broken else 0
-
-
-def _gold_note(gold, first, second, mode, slow=1.0):
-    """What is wrong with a gold that ran twice; empty if nothing is."""
-    if first.status != "ok" or second.status != "ok":
-        bad = first if first.status != "ok" else second
-        return f"fails: {bad.status}, {bad.error}"
-    if not same_result(first.rows, second.rows, order_matters(gold), mode):
-        return "differs from itself"
-    if not first.rows:
-        return "empty"
-    seconds = min(first.seconds, second.seconds)
-    return f"slow: {seconds:.1f} s" if seconds > slow else ""
 
 
 def score_predictions(data, split, examples, predictions, verifier, mode=None):
@@ -320,9 +308,7 @@ def summarise(databases, levels, verdicts):
 
     databases: how many each example was run on; levels, verdicts: one for each example.
     """
-    order = "easy medium hard extra simple moderate challenging".split()
-    known = sorted(set(levels), key=lambda level: (level not in order, order.index(level)
-                                                   if level in order else 0, level))
+    known = [level for level in LEVELS if level in levels] + sorted({*levels} - {*LEVELS})
     counts, rows = Counter(verdict.status for verdict in verdicts), {}
     for level in known + ["all"]:
         scored = [verdict.correct for at, verdict in zip(levels, verdicts)
@@ -335,6 +321,7 @@ def summarise(databases, levels, verdicts):
             "left_out": counts["bad_gold"]}
 
 
+LEVELS = ("easy", "medium", "hard", "extra", "simple", "moderate", "challenging")
 STATUSES = ("ok", "error", "timeout", "too_big", "refused")
 
 
@@ -391,3 +378,7 @@ def main(arguments=None):
         except (DataError, OSError) as problem:
             print(f"error: {printable(str(problem))}", file=sys.stderr)
             return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
