@@ -56,6 +56,8 @@ from sqlexec import DataError
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
          "num_attention_heads")
+# Settings that must be missing, empty or one of these values.
+MODEL_ALLOWED = {"mlp_bias": (), "hidden_act": ("silu",), "partial_rotary_factor": (1,)}
 
 
 @dataclass
@@ -74,10 +76,10 @@ class ModelConfig:
     qkv_bias: bool
     o_bias: bool
     qk_norm: bool
-    windows: tuple                # of each layer: how many keys a query sees, 0 = all before it
+    windows: tuple                # sliding window of each layer, 0 = full attention
     eos: tuple                    # every token id that ends an answer
-    context: int | None           # how many tokens the model was made for, None if it is not said
-    raw: dict                     # config.json as it was read: what is saved
+    context: int | None           # context window in tokens, None if not stated
+    raw: dict                     # config.json as read; saved again with the model
 
     @staticmethod
     def tiny(vocab_size, hidden_size=32, layers=2, heads=2, kv_heads=1, eos=(0,)):
@@ -92,8 +94,8 @@ class ModelConfig:
 
     @staticmethod
     def read(folder):
-        """From FOLDER/config.json, and the end tokens of generation_config.json where there is one;
-        DataError where it is missing, not JSON, or asks for what is not supported."""
+        """Read FOLDER/config.json, and the end tokens of generation_config.json if it exists;
+        DataError where the file is missing, not JSON, or needs an unsupported feature."""
         path, more = Path(folder) / "config.json", Path(folder) / "generation_config.json"
         raw, generation = read_json(path), read_json(more) if more.exists() else {}
         try:
@@ -103,15 +105,17 @@ class ModelConfig:
 
     @staticmethod
     def parse(raw, generation={}):
-        """From the objects that config.json and generation_config.json hold."""
-        refuse_unsupported(raw)
-        sizes = [raw.get(name) for name in SIZES]
-        for name, size in zip(SIZES, sizes):
-            if not isinstance(size, int) or size < 1:
-                raise DataError(f"{name} is {size}, not a positive number")
-        context = raw.get("max_position_embeddings")       # with what scaling adds to it
-        if context is not None and (not isinstance(context, int) or context < 1):
-            raise DataError(f"max_position_embeddings is {context}, not a positive number")
+        """Build from the parsed objects of config.json and generation_config.json."""
+        if (architecture := (raw.get("architectures") or ["none"])[0]) not in ARCHITECTURES:
+            raise DataError(f"architecture {architecture} is not supported "
+                            f"(supported: {', '.join(ARCHITECTURES)})")
+        if raw.get("quantization_config"):
+            raise DataError("quantised weights are not supported")
+        refuse(raw, MODEL_ALLOWED)
+        sizes = [positive(raw, name) for name in SIZES]
+        context = raw.get("max_position_embeddings")       # RoPE scaling included
+        if context is not None:
+            positive(raw, "max_position_embeddings")
         D, layers, heads = sizes[1], *sizes[3:]
         kv_heads = raw.get("num_key_value_heads") or heads
         if not isinstance(kv_heads, int) or heads % kv_heads:
@@ -119,30 +123,32 @@ class ModelConfig:
         head_dim, eps = raw.get("head_dim") or D // heads, raw.get("rms_norm_eps", 1e-6)
         if not isinstance(head_dim, int) or not isinstance(eps, (int, float)):
             raise DataError(f"head_dim is {head_dim} and rms_norm_eps {eps}: not numbers")
-        kind = raw["architectures"][0].removesuffix("ForCausalLM").lower()
+        kind = architecture.removesuffix("ForCausalLM").lower()
         bias = bool(raw.get("attention_bias")) and kind in ("llama", "qwen3")
         return ModelConfig(
             *sizes, kv_heads, head_dim, eps, rope_settings(raw),
             raw.get("tie_word_embeddings", False), bias or kind == "qwen2", bias, kind == "qwen3",
-            windows(raw, kind, layers),
-            end_tokens(raw, generation), context, raw)
+            windows(raw, kind, layers), end_tokens(raw, generation), context, raw)
 
     def to_json(self):
         """The config.json of this model, readable by transformers."""
         return {**self.raw, "eos_token_id": list(self.eos)}
 
 
-def refuse_unsupported(raw):
-    """DataError naming what this file's transformer does not do."""
-    if (architecture := (raw.get("architectures") or ["none"])[0]) not in ARCHITECTURES:
-        raise DataError(f"architecture {architecture} is not supported "
-                        f"(supported: {', '.join(ARCHITECTURES)})")
-    if raw.get("quantization_config"):
-        raise DataError("quantised weights are not supported")
-    if raw.get("mlp_bias"):
-        raise DataError("mlp_bias is not supported")
-    if (act := raw.get("hidden_act", "silu")) != "silu":
-        raise DataError(f"hidden_act {act} is not supported (supported: silu)")
+def positive(raw, name, kinds=int, of=""):
+    """raw[name], checked: DataError where it is not a number above 0."""
+    if not isinstance(value := raw.get(name), kinds) or value <= 0:
+        raise DataError(f"{of}{name} is {value}, not a positive number")
+    return value
+
+
+def refuse(settings, allowed):
+    """DataError naming a setting of a JSON object whose value is not among the allowed ones."""
+    for name, values in allowed.items():
+        if (value := settings.get(name)) and value not in values:
+            raise DataError(f"{name} {value} is not supported (supported: "
+                            f"{', '.join(map(str, values))})" if values else
+                            f"{name} is not supported")
 
 
 def rope_settings(raw):
@@ -158,17 +164,15 @@ def rope_settings(raw):
                         "original_max_position_embeddings")}
     if kind not in needs:
         raise DataError(f"rope type {kind} is not supported (supported: {', '.join(needs)})")
-    if rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1)) != 1:
-        raise DataError("partial_rotary_factor is not supported")
+    refuse(rope, MODEL_ALLOWED)
     for name in ("rope_theta",) + needs[kind]:
-        if not isinstance(rope.get(name), (int, float)) or rope[name] <= 0:
-            raise DataError(f"rope's {name} is {rope.get(name)}, not a positive number")
+        positive(rope, name, (int, float), "rope's ")
     return rope
 
 
 def windows(raw, kind, layers):
-    """The sliding window of each layer, 0 where it sees everything before it."""
-    if kind == "mistral":                                  # transformers' default, if the key lacks
+    """The sliding window of each layer, 0 for full attention."""
+    if kind == "mistral":                                  # transformers' default for no key
         return (raw.get("sliding_window", 4096) or 0,) * layers
     window = raw.get("sliding_window") if raw.get("use_sliding_window") else None
     if kind == "llama" or not window:
@@ -192,7 +196,7 @@ def end_tokens(raw, generation):
 
 
 def read_json(path):
-    """The JSON object in a file; DataError with the place where it cannot be read."""
+    """The JSON object in a file; DataError naming the file where it cannot be read."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -217,15 +221,15 @@ class RMSNorm(nn.Module):
 
 
 def frequencies(c, device):
-    """Radians that each pair of a head's dimensions turns by in one position: (E/2,) float32."""
+    """RoPE's angle per position, in radians, for each pair of dimensions: (E/2,) float32."""
     rope, E = c.rope, c.head_dim
     turn = rope["rope_theta"] ** -(torch.arange(0, E, 2, device=device).float() / E)
     if rope["rope_type"] == "default":
         return turn
     if rope["rope_type"] == "linear":
         return turn / rope["factor"]
-    # llama3: what turns often within the original context stays, what hardly turns is stretched by
-    # `factor`, and in between the two are mixed.
+    # llama3: high frequencies stay, low ones are divided by `factor`, those in between are
+    # interpolated.
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     turns = rope["original_max_position_embeddings"] * turn / (2 * math.pi)
     keep = ((turns - low) / (high - low)).clamp(0, 1)
@@ -241,7 +245,7 @@ def rope_table(positions, c):
 
 
 def rotate(x, cos, sin):
-    """Rotary embedding of x (B, H, T, E), the halves convention of Llama and Qwen."""
+    """Apply rotary embeddings to x (B, H, T, E), pairing dimension i with i + E/2."""
     a, b = x.chunk(2, dim=-1)
     return x * cos.to(x.dtype) + torch.cat([-b, a], dim=-1) * sin.to(x.dtype)
 
@@ -258,46 +262,45 @@ class Attention(nn.Module):
         if c.qk_norm:
             self.q_norm, self.k_norm = RMSNorm(E, c.rms_norm_eps), RMSNorm(E, c.rms_norm_eps)
 
-    def forward(self, x, rope, mask, memory=None):
-        """x (B, T, D); mask (B, 1, T, keys) bool, True where a query may look; memory: a
-        KVCache.layer, which takes this call's keys and values and gives back those of all `keys`.
-        """
+    def forward(self, x, rope, mask, cache=None):
+        """x (B, T, D); mask (B, 1, T, keys) bool, True where a query may attend; cache: a
+        KVCache.layer, which stores this call's keys and values and returns all that are cached."""
         B, T, _ = x.shape
         q, k, v = (p(x).view(B, T, -1, self.c.head_dim).transpose(1, 2)
                    for p in (self.q_proj, self.k_proj, self.v_proj))      # (B, H or K, T, E)
         if self.c.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *rope), rotate(k, *rope)
-        if memory is not None:
-            k, v = memory(k, v)
+        if cache is not None:
+            k, v = cache(k, v)
         return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1))
 
 
 def attend(q, k, v, mask):
     """Softmax attention of q (B, H, T, E) over k and v (B, K, keys, E): (B, H, T, E).
 
-    Where keys = T, no query looks behind its own column: then keys that a block of queries cannot
-    see are not read, which spares a CPU near half of the work."""
+    Where keys = T the mask is causal by column: a CPU then computes blocks of queries against the
+    keys up to the block's end only, which saves nearly half of the work."""
     B, H, T, E = q.shape
-    K = k.shape[1]
-    if T == 1:                        # a group's heads in the place of T: no key is copied
+    K, keys = k.shape[1:3]
+    if T == 1:             # decoding: the heads of a group take the place of T, no key is copied
         return F.scaled_dot_product_attention(q.view(B, K, H // K, E), k, v, mask).view(B, H, 1, E)
-    if q.is_cuda:                     # its kernels take a mask or grouped heads, not both
+    if q.is_cuda:          # its fused kernels take a mask or grouped heads, not both
         k, v = k.repeat_interleave(H // K, 1), v.repeat_interleave(H // K, 1)
         return F.scaled_dot_product_attention(q, k, v, mask)
     look = plain_attention if q.dtype == torch.bfloat16 else F.scaled_dot_product_attention
-    if T < k.shape[2]:
-        return look(q, k, v, mask, enable_gqa=True)
-    return torch.cat([look(q[:, :, i:i + BLOCK], k[:, :, :i + BLOCK], v[:, :, :i + BLOCK],
-                           mask[:, :, i:i + BLOCK, :i + BLOCK], enable_gqa=True)
-                      for i in range(0, T, BLOCK)], 2)
+    size = BLOCK if T == keys else keys
+    return torch.cat([look(q[:, :, i:i + size], k[:, :, :i + size], v[:, :, :i + size],
+                           mask[:, :, i:i + size, :i + size], enable_gqa=True)
+                      for i in range(0, T, size)], 2)
 
 
-BLOCK = 192                           # queries that a CPU looks up together
+BLOCK = 192                           # queries in a block on a CPU
 
 
 def plain_attention(q, k, v, mask, enable_gqa):
-    """scaled_dot_product_attention in steps: a CPU's kernel does not use its bfloat16 products."""
+    """scaled_dot_product_attention written out, because its CPU kernel does not use the CPU's
+    bfloat16 matrix instructions."""
     B, H, T, E = q.shape
     hidden = torch.where(mask, 0, -math.inf).to(q.dtype)                  # (B, 1, T, keys)
     with torch.autocast("cpu", enabled=False):
@@ -325,15 +328,15 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.mlp = MLP(c)
 
-    def forward(self, x, rope, mask, memory=None):
-        x = x + self.self_attn(self.input_layernorm(x), rope, mask, memory)
+    def forward(self, x, rope, mask, cache=None):
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Decoder(nn.Module):
     def __init__(self, c):
         super().__init__()
-        # Without values: to draw some on the meta device, torch would import for seconds.
+        # Uninitialised: nn.Embedding's own initialisation on meta makes torch import for seconds.
         self.embed_tokens = nn.Embedding.from_pretrained(
             torch.empty(c.vocab_size, c.hidden_size), freeze=False)
         self.layers = nn.ModuleList(Block(c) for _ in range(c.num_hidden_layers))
@@ -341,15 +344,15 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids to hidden states.  Logits are left to `token_logprobs` and `generate`, which need
-    them at a few positions only."""
+    """Token ids to hidden states.  `token_logprobs` and `generate` compute the logits, at the few
+    positions where they are needed."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config
         self.bf16_autocast = False    # train under bfloat16 autocast (see `fast_bf16`)
-        self.recompute = False        # keep no activations inside layers: less memory, more time
-        self.adapter = None           # PEFT's settings, where `add_lora` was here
+        self.recompute = False        # activation checkpointing: less memory, more time
+        self.adapter = None           # PEFT's settings of the LoRA adapter, if there is one
         self.model = Decoder(config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -363,29 +366,23 @@ class Transformer(nn.Module):
     def device(self):
         return self.head.device
 
-    def forward(self, ids, positions, mask, memory=None):
+    def forward(self, ids, positions, mask, cache=None):
         """ids, positions (B, T) int64; mask (B, 1, T, keys) bool -> normed hidden states (B, T, D).
 
-        memory: a KVCache to read and to grow; its key j lies at position j."""
+        cache: a KVCache to read and to extend; its key j is at position j."""
         x = self.model.embed_tokens(ids)
         rope = rope_table(positions, self.config)
-        places = torch.arange(mask.shape[-1], device=ids.device)[None]
-        keys = positions if memory is None else places                    # (B or 1, keys)
-        masks = {w: windowed(mask, positions, keys, w) for w in set(self.config.windows)}
+        cached = torch.arange(mask.shape[-1], device=ids.device)[None]
+        keys = positions if cache is None else cached                     # (B or 1, keys)
+        masks = {w: mask & (positions[:, None, :, None] - keys[:, None, None] < w) if w else mask
+                 for w in set(self.config.windows)}
         for i, layer in enumerate(self.model.layers):
             layer_mask = masks[self.config.windows[i]]
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(layer, x, rope, layer_mask, use_reentrant=False)
             else:
-                x = layer(x, rope, layer_mask, None if memory is None else memory.layer(i))
+                x = layer(x, rope, layer_mask, None if cache is None else cache.layer(i))
         return self.model.norm(x)
-
-
-def windowed(mask, positions, keys, window):
-    """The mask less the keys that lie `window` positions back or further; all of it at 0."""
-    if window == 0:
-        return mask
-    return mask & (positions[:, None, :, None] - keys[:, None, None, :] < window)
 
 
 def random_model(config, seed=0):
@@ -409,8 +406,8 @@ INDEX = "model.safetensors.index.json"
 
 
 def local_folder(name):
-    """The folder called `name`, or else the local copy of the model of that id on the Hugging Face
-    hub, fetched where needed."""
+    """The folder `name` if it exists, else the local copy of that model of the Hugging Face hub,
+    downloaded if necessary."""
     if Path(name).exists() or str(name).count("/") != 1:
         return Path(name)
     try:
@@ -418,12 +415,11 @@ def local_folder(name):
             str(name), allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise DataError(f"{name}: no such folder, and not to be had from the hub "
-                        f"({reason})") from None
+        raise DataError(f"{name}: no such folder, nor on the hub ({reason})") from None
 
 
 def base_folder(name):
-    """The folder of a model's weights and tokeniser; of an adapter, its base model's."""
+    """The folder of the base model: `name` itself, or what an adapter's config points to."""
     folder = local_folder(name)
     adapter = folder / ADAPTER_CONFIG
     if (folder / "config.json").exists() or not adapter.exists():
@@ -436,7 +432,7 @@ def base_folder(name):
 
 def load_pretrained(name, device="cpu", dtype=torch.float32):
     """Transformer from a Hugging Face folder or hub id, built on meta and filled tensor by tensor;
-    from a folder of a PEFT adapter, its base model with the adapter beside it.
+    from a PEFT adapter's folder, its base model with the adapter loaded but not merged.
 
     DataError for a missing, broken or unsupported checkpoint, naming the file and the tensor."""
     folder = local_folder(name)
@@ -444,10 +440,10 @@ def load_pretrained(name, device="cpu", dtype=torch.float32):
     with torch.device("meta"):
         model = Transformer(ModelConfig.read(base))
     wanted = dict(model.named_parameters())
-    for shard in shards(base):
-        for key, tensor in read_tensors(shard, device):
+    for path in weight_files(base):
+        for key, tensor in read_tensors(path, device):
             if not ignored(key, model.config):
-                fill(model, key, tensor, dtype, wanted, shard)
+                fill(model, key, tensor, dtype, wanted, path)
     if wanted:
         raise DataError(f"{base}: tensor {sorted(wanted)[0]} is missing")
     if not model.config.eos and (base / "tokenizer.json").exists():
@@ -465,7 +461,7 @@ def read_tensors(path, device):
         raise DataError(f"{path}: cannot be read ({error})") from None
 
 
-def shards(folder):
+def weight_files(folder):
     """The safetensors files of a folder, from its index where there is no single file."""
     single, index = folder / "model.safetensors", folder / INDEX
     if single.exists():
@@ -483,20 +479,20 @@ def shards(folder):
 
 
 def ignored(key, config):
-    """Tensors that add nothing: a tied head stored twice, the rotary tables of old Llama files."""
+    """Redundant tensors: the copy of a tied head, the rotary tables of old Llama files."""
     return key.endswith("rotary_emb.inv_freq") or (
         key == "lm_head.weight" and config.tie_word_embeddings)
 
 
-def fill(model, key, tensor, dtype, wanted, shard):
-    """Put a loaded tensor in the place of the meta parameter `key`, and tick it off `wanted`."""
+def fill(model, key, tensor, dtype, wanted, path):
+    """Replace the meta parameter `key` by a loaded tensor and remove it from `wanted`."""
     if key not in wanted:
-        raise DataError(f"{shard}: {key} has no place in the model of the config")
+        raise DataError(f"{path}: {key} has no place in the model of the config")
     if tensor.shape != wanted[key].shape:
-        raise DataError(f"{shard}: {key} has shape {tuple(tensor.shape)}, "
+        raise DataError(f"{path}: {key} has shape {tuple(tensor.shape)}, "
                         f"the config says {tuple(wanted[key].shape)}")
     if not tensor.is_floating_point():
-        raise DataError(f"{shard}: {key} is {tensor.dtype}: quantised weights are not supported")
+        raise DataError(f"{path}: {key} is {tensor.dtype}: quantised weights are not supported")
     module, _, leaf = key.rpartition(".")
     setattr(model.get_submodule(module), leaf, nn.Parameter(tensor.to(dtype)))
     del wanted[key]
@@ -505,7 +501,7 @@ def fill(model, key, tensor, dtype, wanted, shard):
 def save_pretrained(model, folder, dtype=None):
     """Write config.json and model.safetensors; transformers, PEFT and vLLM read the folder.
 
-    An adapter is written merged.  dtype: of the weights in the file; as they are, if None."""
+    Adapters are merged into the weights.  dtype: of the saved weights, None = unchanged."""
     tensors = {k: v for k, v in model.state_dict().items() if ".lora_" not in k}
     tensors.update({f"{name}.weight": layer.merged() for name, layer in lora_layers(model)})
     tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in tensors.items()}
@@ -518,7 +514,7 @@ def save_pretrained(model, folder, dtype=None):
 
 
 def write_tensors(tensors, path):
-    """A safetensors file that is there whole or not at all."""
+    """Write a safetensors file atomically."""
     temporary = path.with_suffix(".tmp")
     try:
         save_file(tensors, temporary, metadata={"format": "pt"})
@@ -648,10 +644,10 @@ def lora_layers(model):
 
 
 def add_lora(model, rank=16, alpha=32, targets=LORA_TARGETS, seed=0):
-    """Freeze the model and put an adapter beside each layer that `targets` names, as PEFT names
-    them: ends of layer names, one regular expression, or "all-linear".
+    """Freeze the model and add an adapter to each layer that `targets` selects, as in PEFT:
+    ends of layer names, one regular expression, or "all-linear".
 
-    B is 0, so that nothing changes before the first step.  DataError if no layer fits."""
+    B starts at 0, so the model's outputs are unchanged at first.  DataError if no layer matches."""
     model = adapt(model, {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank,
                           "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none",
                           "target_modules": targets if isinstance(targets, str) else list(targets)})
@@ -665,15 +661,11 @@ def add_lora(model, rank=16, alpha=32, targets=LORA_TARGETS, seed=0):
 
 
 def adapt(model, settings):
-    """Put in the layers that the object of an adapter_config.json describes, still without values;
-    DataError naming what is not supported."""
-    for name, allowed in LORA_ALLOWED.items():
-        if (value := settings.get(name)) and value not in allowed:
-            raise DataError(f"{name}{f' {value}' if allowed else ''} is not supported")
-    rank, alpha, targets = (settings.get(k) for k in ("r", "lora_alpha", "target_modules"))
-    for name, value in (("r", rank), ("lora_alpha", alpha)):
-        if not isinstance(value, (int, float)) or value <= 0:
-            raise DataError(f"{name} is {value}, not a positive number")
+    """Add uninitialised adapters as the parsed adapter_config.json says; DataError naming what is
+    not supported."""
+    refuse(settings, LORA_ALLOWED)
+    rank, alpha = positive(settings, "r"), positive(settings, "lora_alpha", (int, float))
+    targets = settings.get("target_modules")
     linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     chosen = [name for name in linear if is_target(name, targets or ())]
     if not chosen:
@@ -689,7 +681,7 @@ def adapt(model, settings):
 
 
 def is_target(name, targets):
-    """Whether PEFT's target_modules mean the linear layer of this name."""
+    """Whether PEFT's target_modules select the linear layer of this name."""
     if targets == "all-linear":
         return name != "lm_head"
     if isinstance(targets, str):
@@ -698,7 +690,7 @@ def is_target(name, targets):
 
 
 def load_adapter(model, folder):
-    """Put a PEFT adapter beside the layers of its base model; DataError where it does not fit."""
+    """Load a PEFT adapter into its base model; DataError where it does not fit."""
     config, weights = Path(folder) / ADAPTER_CONFIG, Path(folder) / ADAPTER_WEIGHTS
     try:
         adapt(model, read_json(config))
@@ -713,8 +705,8 @@ def load_adapter(model, folder):
 
 
 def save_adapter(model, folder, base):
-    """Write adapter_config.json and adapter_model.safetensors; base: folder or hub id of the model
-    that the adapter is for."""
+    """Write adapter_config.json and adapter_model.safetensors; base: folder or hub id of the
+    adapter's base model."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors({f"base_model.model.{k}": v.detach().cpu().contiguous()
@@ -728,21 +720,19 @@ def save_adapter(model, folder, base):
 # Tokeniser
 
 class Tokenizer:
-    """A checkpoint's tokenizer.json and, where it has one, its chat template; for an adapter, the
-    files of its own folder come before those of its base model.
+    """A checkpoint's tokenizer.json and, where it has one, its chat template.  An adapter's folder
+    may have both, or a chat template alone; what it lacks comes from its base model.
 
     Special tokens spelled out in a text (`</s>`, `<think>`) are encoded as ordinary text: only
     those that the chat template itself writes are special."""
 
     def __init__(self, name):
-        base = base_folder(name)
-        self.folders = tuple(dict.fromkeys((local_folder(name), base)))
+        own, base = local_folder(name), base_folder(name)
+        self.folders = (own,) if (own / "tokenizer.json").exists() else (own, base)
         path = self.file("tokenizer.json")
-        self.folder = path.parent
+        self.folder, text = path.parent, json.dumps(read_json(path))
         try:
-            self.core = tokenizers.Tokenizer.from_str(json.dumps(read_json(path)))
-        except DataError:
-            raise
+            self.core = tokenizers.Tokenizer.from_str(text)
         except Exception as error:                         # the library raises bare Exception
             raise DataError(f"{path}: not a tokenizer ({error})") from None
         self.core.no_truncation()
@@ -751,17 +741,20 @@ class Tokenizer:
                         if token.special or re.fullmatch(r"[<\[].+[>\]]", token.content)]
         self.spelled = re.compile("|".join(
             map(re.escape, sorted(self.control, key=len, reverse=True))) or "(?!)")
-        settings = self.file("tokenizer_config.json")
-        self.settings = read_json(settings) if settings.exists() else {}
-        self.source = template_source(self.folders)
-        self.template = chat_template(self.folder, self.source) if self.source else None
+        path = self.file("tokenizer_config.json")
+        settings = read_json(path) if path.exists() else {}
+        texts = {name: token.get("content") if isinstance(token, dict) else token
+                 for name, token in settings.items() if name.endswith("_token")}
+        self.special = {name: text for name, text in texts.items() if text and type(text) is str}
+        source = template_source(self.file("chat_template.jinja"), path, settings)
+        self.template = chat_template(path.parent, source) if source else None
         self.end, self.context = 0, None                   # where there is no model yet
         if (base / "config.json").exists():
             config = ModelConfig.read(base)
             self.end, self.context = self.end_token(config), config.context
 
     def file(self, name):
-        """The path of a file, in the first of the folders that has it."""
+        """The path of a file in the first folder that has it."""
         return next((f / name for f in self.folders if (f / name).exists()),
                     self.folders[-1] / name)
 
@@ -771,17 +764,11 @@ class Tokenizer:
         if largest >= config.vocab_size:
             raise DataError(f"{self.folder}: tokenizer.json has token {largest}, config.json says "
                             f"vocab_size {config.vocab_size}")
-        own = self.core.token_to_id(self.special("eos_token"))
+        own = self.core.token_to_id(self.special.get("eos_token", ""))
         if own is None and not config.eos:
             raise DataError(f"{self.folder}: neither config.json nor the tokeniser has an end "
                             "token")
         return own if own in config.eos or not config.eos else config.eos[0]
-
-    def special(self, name):
-        """The text of a special token such as bos_token, empty where there is none."""
-        token = self.settings.get(name)
-        token = token.get("content") if isinstance(token, dict) else token
-        return token if isinstance(token, str) else ""
 
     @functools.cached_property
     def guarded(self):
@@ -814,12 +801,11 @@ class Tokenizer:
 
     def render(self, text):
         """The checkpoint's chat template around one turn of the user."""
-        tokens = {name: self.special(name) for name in self.settings
-                  if name.endswith("_token") and self.special(name)}
         try:
             return self.template.render(messages=[{"role": "user", "content": text}], tools=None,
-                                        documents=None, add_generation_prompt=True, **tokens)
-        except Exception as error:                         # it is code, and may raise anything
+                                        documents=None, add_generation_prompt=True,
+                                        **self.special)
+        except Exception as error:                         # a template can raise anything
             raise DataError(f"{self.folder}: the chat template fails ({error})") from None
 
     def decode(self, ids):
@@ -832,37 +818,32 @@ class Tokenizer:
         for name in TOKENIZER_FILES:
             if (path := self.file(name)).exists():
                 shutil.copyfile(path, Path(folder) / name)
-        if self.source:                                    # the one in use, before all others
-            (Path(folder) / "chat_template.jinja").write_text(self.source, encoding="utf-8")
 
 
 NONCE = secrets.token_hex(8)
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
-                   "special_tokens_map.json", "generation_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json",
+                   "merges.txt", "special_tokens_map.json", "generation_config.json")
 
 
-def template_source(folders):
-    """The text of the chat template, from the first folder that has one; None where the first
-    folder with a complete tokeniser has none."""
-    for folder in folders:
-        path, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-        if path.exists():
-            try:
-                return path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{path}: cannot be read ({error})") from None
-        source = read_json(settings).get("chat_template") if settings.exists() else None
-        if isinstance(source, list):                       # several, by name
-            source = next((entry.get("template") for entry in source if isinstance(entry, dict)
-                           and entry.get("name") == "default"), 0)
-        if source is not None and not isinstance(source, str):
-            raise DataError(f"{settings}: chat_template is no text, nor has one named default")
-        if source or settings.exists() and (folder / "tokenizer.json").exists():
-            return source
+def template_source(path, config, settings):
+    """The chat template: the text of the file at `path`, else what the object `settings` of
+    tokenizer_config.json says; None where there is none."""
+    if path.exists():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read ({error})") from None
+    source = settings.get("chat_template")
+    if isinstance(source, list):                           # several, by name
+        source = next((entry.get("template") for entry in source if isinstance(entry, dict)
+                       and entry.get("name") == "default"), 0)
+    if source is not None and not isinstance(source, str):
+        raise DataError(f"{config}: chat_template is no text, nor has one named default")
+    return source
 
 
 class Generation(jinja2.ext.Extension):
-    """{% generation %} ... {% endgeneration %}, which marks what an assistant says: plain text."""
+    """{% generation %} ... {% endgeneration %}, which marks assistant text: no effect."""
     tags = {"generation"}
 
     def parse(self, parser):
@@ -871,15 +852,15 @@ class Generation(jinja2.ext.Extension):
         return jinja2.nodes.Scope(body).set_lineno(line)
 
 
-TODAY = datetime.datetime(2024, 7, 26)     # in templates that ask for the date: Llama 3.1's default
+TODAY = datetime.datetime(2024, 7, 26)     # for templates that print the date: Llama 3.1's default
 
 
 def chat_template(folder, source):
-    """The checkpoint's own jinja template.  It is somebody else's code: sandboxed."""
+    """The compiled chat template, sandboxed because it is untrusted code."""
     def refuse_turn(message):
         raise jinja2.TemplateError(message)
 
-    # The settings and functions that templates are written for, those of transformers.
+    # Templates expect the settings and functions that transformers gives them.
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
     environment.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
@@ -894,8 +875,8 @@ def chat_template(folder, source):
 # Log-probabilities of chosen tokens, never the whole (B, T, V)
 
 class TokenLogprobs(torch.autograd.Function):
-    """log softmax(hidden @ weight.T)[target], a block of the vocabulary at a time, as flash
-    attention does (hidden asks, the rows of weight are keys and values).
+    """log softmax(hidden @ weight.T)[target], a block of the vocabulary at a time, as
+    flash attention does (hidden is the query, the head's rows are keys and values).
 
     The target is kept apart from the other tokens: with z its logit and r the log-sum-exp of
     theirs, log p = log sigmoid(z - r), which is exact where p is near 1 and never above 0.
@@ -908,7 +889,7 @@ class TokenLogprobs(torch.autograd.Function):
         need_hidden, ctx.need_weight = ctx.needs_input_grad[:2]
         frozen, ctx.block = need_hidden and not ctx.need_weight, block
         own, rest, mean = lse_without_target(hidden, weight, targets, block, frozen)
-        miss = torch.sigmoid(rest - own)                                  # 1 - p, to full precision
+        miss = torch.sigmoid(rest - own)                                  # 1 - p, precisely
         if frozen:
             unit = mean.neg_().add_(weight[targets]).mul_(miss[:, None])
             ctx.save_for_backward(unit.to(hidden.dtype))
@@ -925,26 +906,26 @@ class TokenLogprobs(torch.autograd.Function):
         d_hidden, d_weight = to_fp32(torch.zeros_like(hidden)), torch.empty_like(weight)
         for start in range(0, len(weight), ctx.block):
             W, part = weight[start:start + ctx.block], d_weight[start:start + ctx.block]
-            p = matmul_fp32(hidden, W.T).sub_(lse[:, None]).exp_()            # (M, block)
+            p = matmul_fp32(hidden, W.T).sub_(lse[:, None]).exp_()        # (M, block)
             place, here = find(targets, start, len(W))
             p.scatter_(1, place, torch.where(here, -miss[:, None], p.gather(1, place)))
             p.mul_(-grad[:, None])
-            d_hidden += matmul_fp32(p, W)                  # a block's small terms meet first
+            d_hidden += matmul_fp32(p, W)                  # sums within a block first
             part.copy_(matmul_fp32(p.T, hidden))
-            del p                                          # before the next block's is made
+            del p                                          # free it before the next block
         return d_hidden.to(hidden.dtype), d_weight, None, None
 
 
 def lse_without_target(hidden, weight, targets, block, want_mean):
-    """The target's logit (M,), the log-sum-exp of the other tokens' (M,), and where wanted the mean
-    (M, D) of the others' rows of weight, weighted by their probabilities."""
+    """The target's logit (M,), the log-sum-exp of all other logits (M,), and with want_mean the
+    mean (M, D) of the other tokens' rows of weight under their probabilities."""
     dtype = to_fp32(hidden[:0]).dtype
     own = hidden.new_zeros(len(targets), dtype=dtype)
     high, total = own + torch.finfo(dtype).min, own.clone()               # running maximum and sum
     mean = torch.zeros_like(hidden, dtype=dtype) if want_mean else None
     for start in range(0, len(weight), block):
         W = weight[start:start + block]
-        z = matmul_fp32(hidden, W.T)                                          # (M, block)
+        z = matmul_fp32(hidden, W.T)                                      # (M, block)
         place, here = find(targets, start, len(W))
         here_z = z.gather(1, place)
         own = torch.where(here, here_z, own[:, None])[:, 0]
@@ -955,18 +936,18 @@ def lse_without_target(hidden, weight, targets, block, want_mean):
         total = total.mul_(shrink).add_(z.sum(1))
         if want_mean:
             mean.mul_(shrink[:, None]).add_(matmul_fp32(z, W))
-        del z                                              # before the next block's is made
+        del z                                              # free it before the next block
     return own, total.log() + high, mean.div_(total[:, None]) if want_mean else None
 
 
 def find(targets, start, size):
-    """Where each target lies in a block of the vocabulary, (M, 1), and whether it does (M, 1)."""
+    """Each target's index in a block of the vocabulary (M, 1), and whether it is there (M, 1)."""
     place = targets[:, None] - start
     return place.clamp(0, size - 1), (place >= 0) & (place < size)
 
 
 def to_fp32(x):
-    """x in float32 or wider: what sums and exponentials are computed in."""
+    """x in float32, or in its own dtype if that is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -974,7 +955,7 @@ WIDE_MM = "dtype" in torch.ops.aten.mm.overloads()         # bf16 factors, float
 
 
 def matmul_fp32(a, b):
-    """a @ b, summed and given in float32 or wider; on a GPU, the factors meet in b's precision."""
+    """a @ b with float32 accumulation and output; on a GPU, a is first cast to b's dtype."""
     if a.is_cuda and b.dtype == torch.bfloat16 and WIDE_MM:
         return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
     return to_fp32(a) @ to_fp32(b)
@@ -983,8 +964,8 @@ def matmul_fp32(a, b):
 def token_logprobs(hidden, weight, targets, block=None):
     """log p(target) of each row: hidden (M, D), weight (V, D), targets (M,) -> (M,) float32, <= 0.
 
-    Differentiable in hidden and weight; float64 stays float64.  block: how many tokens of the
-    vocabulary have logits at one time, by default 1,024, or what 512 MB of a GPU hold."""
+    Differentiable in hidden and weight; float64 stays float64.  block: how many
+    logits of a row exist at a time, by default 1,024, or what fits 512 MB on a GPU."""
     if block is None:
         block = max(1024, 2 ** 27 // max(1, len(targets)) if hidden.is_cuda else 0)
     return TokenLogprobs.apply(hidden, weight, targets, block)
@@ -995,10 +976,11 @@ def token_logprobs(hidden, weight, targets, block=None):
 
 @dataclass
 class Batch:
-    """Sequences laid out as rows [prefix, branch, branch ...]; a branch sees its prefix and itself.
+    """Sequences packed into rows [prefix, branch, branch ...]; a branch attends to its row's prefix
+    and to itself.
 
-    source[i] is the flat (row * T + column) place whose hidden state predicts target[i], a scored
-    token of sequence owner[i].  Equal to one padded row a sequence, at a fraction of the tokens."""
+    source[i] is the flat (row * T + column) index whose hidden state predicts target[i], a scored
+    token of sequence owner[i].  Same result as one padded row per sequence, with fewer tokens."""
     ids: torch.Tensor          # (B, T)
     positions: torch.Tensor    # (B, T)
     branch: torch.Tensor       # (B, T): 0 prefix, 1.. branches, -1 padding
@@ -1008,7 +990,7 @@ class Batch:
     size: int                  # N
 
     def mask(self):
-        """(B, 1, T, T) bool: earlier, and in the prefix or in one's own branch."""
+        """(B, 1, T, T) bool: causal, within the prefix and the token's own branch."""
         b, T = self.branch, self.ids.shape[1]
         seen = (b[:, None, :] == 0) | (b[:, None, :] == b[:, :, None])
         return (seen & torch.ones(T, T, dtype=torch.bool, device=b.device).tril())[:, None]
@@ -1032,13 +1014,13 @@ def pack(groups):
         shared = common_prefix([ids[:n] for ids, n in group])
         row = [(token, i, 0) for i, token in enumerate(group[0][0][:shared])]
         for k, (ids, n) in enumerate(group, 1):
-            start = len(row) - shared                      # place of position p of this sequence
+            start = len(row) - shared                      # column of position p is start + p
             scored += [(len(rows), shared - 1 if p == shared else start + p - 1, ids[p], size)
                        for p in range(n, len(ids))]
             row += [(ids[p], p, k) for p in range(shared, len(ids))]
             size += 1
         rows.append(row)
-    T = -(-max(map(len, rows)) // 64) * 64                 # few distinct shapes: kernels are reused
+    T = -(-max(map(len, rows)) // 64) * 64                 # few distinct shapes
     table = torch.tensor([row + [(0, 0, -1)] * (T - len(row)) for row in rows])   # (B, T, 3)
     row, column, target, owner = torch.tensor(scored, dtype=torch.long).reshape(-1, 4).unbind(-1)
     return Batch(*(x.contiguous() for x in table.unbind(-1)),
@@ -1046,8 +1028,8 @@ def pack(groups):
 
 
 def common_prefix(sequences):
-    """How many first elements all the sequences share."""
-    low, high = min(sequences), max(sequences)             # in order, these two differ the most
+    """The length of the longest common prefix of all sequences."""
+    low, high = min(sequences), max(sequences)             # in sorted order, these differ first
     return next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
 
 
@@ -1062,18 +1044,17 @@ def sequence_logprobs(model, batch):
 
 
 def fast_bf16(device):
-    """Whether matrix products run faster in bfloat16 here: on a GPU, or a CPU that has such
-    instructions (AMX, AVX512_BF16)."""
+    """Whether bfloat16 matrix products are faster: on GPUs and on CPUs with AMX or AVX512_BF16."""
     return (device.type == "cuda" or torch.cpu._is_amx_tile_supported()
             or torch.cpu._is_avx512_bf16_supported())
 
 
 # ---------------------------------------------------------------------------------------------
-# Generation: a static cache whose slots are refilled as their rows finish
+# Generation: a static kv cache; rows that end make room for new prompts
 
 @dataclass
 class Sample:
-    """One answer: its token ids, and the end token that came behind them; None if cut off."""
+    """One answer: its token ids, and the end token after them; None if it was cut off."""
     ids: list
     end: int | None = None
 
@@ -1088,100 +1069,90 @@ class Sample:
 
 
 class KVCache:
-    """Keys and values of S slots with C positions each; the forward that reads and grows them."""
+    """Keys and values of `rows` sequences with room for `capacity` positions each, and the forward
+    pass that reads and extends them."""
 
-    def __init__(self, model, slots, capacity):
+    def __init__(self, model, rows, capacity):
         c = model.config
-        shape = (c.num_hidden_layers, 2, slots, c.num_key_value_heads, capacity, c.head_dim)
+        shape = (c.num_hidden_layers, 2, rows, c.num_key_value_heads, capacity, c.head_dim)
         self.model = model
-        self.head = model.head if model.device.type == "cuda" else to_fp32(model.head)
         self.data = torch.zeros(shape, dtype=model.head.dtype, device=model.device)
 
     def advance(self, first, ids, start, last, width):
-        """Read ids (B, T) into slots first .. first + B - 1 from positions start (B,) on; logits
-        (B, V) of each row's column last (B,).  width: start + T of the row where it is largest.
+        """Read ids (B, T) into rows first .. first + B - 1 from positions start (B,) on; logits
+        (B, V) at each row's column last (B,).  width: the largest start + T.
 
-        Columns after `last` are padding: what they leave in the cache lies behind the row's end,
-        hidden until it is overwritten."""
+        Columns after `last` are padding: what they write lies past the row's end, masked until it
+        is overwritten."""
         device, (B, T), width = self.data.device, ids.shape, min(width, self.data.shape[4])
         positions = start[:, None] + torch.arange(T, device=device)               # (B, T)
         positions = positions.clamp(max=self.data.shape[4] - 1)
         mask = torch.arange(width, device=device) <= positions[:, None, :, None]  # (B, 1, T, width)
         self.rows, self.positions, self.width = slice(first, first + B), positions, width
         hidden = self.model(ids, positions, mask, self)
-        return matmul_fp32(hidden[torch.arange(B, device=device), last], self.head.T)
+        return matmul_fp32(hidden[torch.arange(B, device=device), last], self.model.head.T)
 
     def layer(self, i):
-        """What attention calls: it puts a call's keys and values (B, K, T, E) in the cache and
-        gives back (B, K, width, E), views of it."""
+        """The function that attention calls: it stores a call's keys and values (B, K, T, E) and
+        returns those of all positions (B, K, width, E), as views of the cache."""
         cached = self.data[i, :, self.rows]                               # (2, B, K, C, E)
         rows = torch.arange(cached.shape[1], device=cached.device)[:, None]
 
-        def memory(*new):
+        def store(*new):
             for old, x in zip(cached, new):
                 old[rows, :, self.positions] = x.transpose(1, 2)
             return cached[:, :, :, :self.width].unbind(0)
-        return memory
+        return store
 
     def copy(self, other, source, target, width):
-        """Copy the first `width` positions of slot `source` of another cache to slot `target`."""
+        """Copy the first `width` positions of row `source` of another cache to row `target`."""
         self.data[:, :, target, :, :width] = other.data[:, :, source, :, :width]
 
 
-class Trunk:
-    """The beginning of the last prompts (a schema, a prompt to be sampled n times) in a cache of
-    its own: it is read once and copied into their slots."""
+class PrefixCache:
+    """A kv cache of one row with the prefix that recent prompts share (a schema, or the prompt of
+    n samples): it is read once and copied into their rows."""
 
     def __init__(self, model, capacity):
         self.cache, self.ids = KVCache(model, 1, capacity), []
 
-    def reach(self, ids, shared):
-        """How many first tokens of a prompt are held; `shared` of them, where that pays."""
+    def extend(self, ids, shared):
+        """How many first tokens of a prompt are cached: `shared` of them, where reading those pays,
+        else those that are cached already."""
         have = common_prefix([self.ids, ids[:-1]])         # the last token's logits are wanted
         if shared - have < 16:
             return have
         new = torch.tensor([ids[have:shared]], device=self.cache.data.device)
-        at = torch.tensor([have], device=new.device)
-        self.cache.advance(0, new, at, at * 0, shared)
+        start = torch.tensor([have], device=new.device)
+        self.cache.advance(0, new, start, start * 0, shared)
         self.ids = ids[:shared]
         return shared
 
 
-def shared_with_neighbours(prompts):
-    """How many first tokens each of these sorted prompts shares with the one before or behind it,
-    its last token left out.
-
-    >>> shared_with_neighbours([[1, 2, 3], [1, 2, 4, 5], [1, 2, 4, 6], [3, 4]])
-    [2, 3, 3, 0]
-    """
-    shared = [0] + [common_prefix(pair) for pair in zip(prompts, prompts[1:])] + [0]
-    return [min(max(pair), len(ids) - 1) for *pair, ids in zip(shared, shared[1:], prompts)]
-
-
 def bucket_by_length(lengths, most=8192):
-    """Cut the indices of `lengths` into parts that are read together: by length, so that padding
-    adds at most a quarter or 256 tokens; `most` tokens in a part, or one row.
+    """Split the indices of `lengths` into batches, shortest first, in which padding adds at most a
+    quarter or 256 tokens; `most` tokens in a batch, or one row.
 
     >>> bucket_by_length([900, 10, 800, 11])
     [[1, 3], [2, 0]]
     """
-    parts, total = [], 0
+    buckets, total = [], 0
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
         total += lengths[i]
-        padded = lengths[i] * (len(parts[-1]) + 1) if parts else 0
-        if not parts or padded > min(most, total + max(total // 4, 256)):
-            parts.append([])
+        padded = lengths[i] * (len(buckets[-1]) + 1) if buckets else 0
+        if not buckets or padded > min(most, total + max(total // 4, 256)):
+            buckets.append([])
             total = lengths[i]
-        parts[-1].append(i)
-    return parts
+        buckets[-1].append(i)
+    return buckets
 
 
 def sample_token(logits, temperature, generator):
-    """Next tokens (B,) from logits (B, V), the likeliest at temperature 0; without the host."""
+    """Next tokens (B,) from logits (B, V), the likeliest at temperature 0; no GPU-CPU sync."""
     if temperature == 0:
         return logits.argmax(-1)
     p = (logits / temperature).softmax(-1)
-    if p.is_cuda:      # the argmax of p / Exp(1) is a draw from p; sums there differ between runs
+    if p.is_cuda:      # argmax of p / Exp(1) samples from p; a GPU's cumsum differs between runs
         return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(-1)
     below = p.cumsum(-1)
     u = 1 - torch.rand(len(p), 1, generator=generator)                    # in (0, 1]
@@ -1190,49 +1161,51 @@ def sample_token(logits, temperature, generator):
 
 @dataclass
 class Row:
-    """A row in the making: its Sample, and how many positions of its slot are filled."""
+    """A row of the decode batch: its Sample, and how many positions of the cache it fills."""
     sample: Sample
     length: int
     most: int                     # tokens that the answer may have
 
 
-LOOK = {"cuda": 8}            # how many tokens are decoded before the host looks which rows ended
+SYNC_EVERY = {"cuda": 8}      # tokens decoded between two looks at which rows have ended
 
 
 @torch.no_grad()
-def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, slots=64, progress=None):
+def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, batch_size=64,
+             progress=None):
     """n Samples of each prompt (lists of token ids), in order: n of the first, n of the second, ...
 
-    Rows keep their own lengths (no left padding) and lie in the first slots: where one ends, the
-    last takes its slot; when a quarter is free, new prompts are read.  Greedy at temperature 0.
-    The same seed gives the same samples.  progress(rows ended) is called as rows end.  An answer is
-    cut off where the model's context ends; DataError where a prompt leaves no room for one."""
+    Rows have their own lengths (no left padding) and fill the cache from its first row on: when one
+    ends, the last row moves into its place; when a quarter of the rows is free, new prompts are
+    read.  Greedy at temperature 0; the same seed gives the same samples.  progress(n) is called as
+    n rows end.  Answers are cut off at max_new tokens or at the model's context; DataError where a
+    prompt leaves no room for one."""
     context, longest = model.config.context or math.inf, max(map(len, prompts), default=0)
     if longest >= context:
         raise DataError(f"a prompt has {longest} tokens, which leaves no room for an answer in the "
                         f"model's context of {context} (max_position_embeddings)")
     samples = [Sample([]) for _ in prompts for _ in range(n)]
     jobs = sorted(((prompts[i // n], i) for i in range(len(samples))), reverse=True)
-    slots, look = min(slots, len(jobs)), LOOK.get(model.device.type, 1)
-    capacity = longest + max_new + look
-    cache, trunk = KVCache(model, slots, capacity), Trunk(model, capacity)
+    batch_size, steps = min(batch_size, len(jobs)), SYNC_EVERY.get(model.device.type, 1)
+    capacity = longest + max_new + steps
+    cache, prefix = KVCache(model, batch_size, capacity), PrefixCache(model, capacity)
     generator = torch.Generator(model.device).manual_seed(seed)
     rows, eos = [], set(model.config.eos)
     last = torch.zeros(0, dtype=torch.long, device=model.device)          # each row's last token
     while jobs or rows:
         first = len(rows)
-        if jobs and (slots - first) * 4 >= slots:
-            taken = [jobs.pop() for _ in range(min(slots - first, len(jobs)))]
-            order, logits = prefill(cache, trunk, first, [ids for ids, _ in taken])
+        if jobs and (batch_size - first) * 4 >= batch_size:
+            taken = [jobs.pop() for _ in range(min(batch_size - first, len(jobs)))]
+            order, logits = prefill(cache, prefix, first, [ids for ids, _ in taken])
             rows += [Row(samples[job], len(ids), min(max_new, context - len(ids)))
                      for ids, job in map(taken.__getitem__, order)]
             tokens = sample_token(logits, temperature, generator)[:, None]
             last = torch.cat([last, tokens[:, -1]])
         else:
-            first, tokens = 0, decode(cache, rows, last, look, temperature, generator)
+            first, tokens = 0, decode(cache, rows, last, steps, temperature, generator)
             last = tokens[:, -1]
         ended = [i for i, new in enumerate(tokens.tolist(), first)
-                 if extend(rows[i], new, eos)]
+                 if append(rows[i], new, eos)]
         if ended:
             last = last[compact_slots(cache, rows, ended)]
         if ended and progress:
@@ -1240,29 +1213,30 @@ def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, slots=64
     return samples
 
 
-def prefill(cache, trunk, first, prompts):
-    """Read sorted prompts into the slots from `first` on; the order in which they lie there, and
-    the logits (B, V) behind each one's end, in that order."""
-    shared, held, logits = shared_with_neighbours(prompts), [], []
-    parts = bucket_by_length([len(ids) - known for ids, known in zip(prompts, shared)])
-    order = [i for part in parts for i in part]
-    slot = {i: first + k for k, i in enumerate(order)}
+def prefill(cache, prefix, first, prompts):
+    """Read sorted prompts into the cache's rows from `first` on; the order in which they lie there,
+    and the logits (B, V) after each one's end, in that order."""
+    near = [common_prefix(pair) for pair in zip([[], *prompts], [*prompts, []])]
+    shared = [min(max(pair), len(ids) - 1) for ids, *pair in zip(prompts, near, near[1:])]
+    buckets = bucket_by_length([len(ids) - known for ids, known in zip(prompts, shared)])
+    order, held, logits = sum(buckets, []), [], []
     for i, ids in enumerate(prompts):
-        held.append(trunk.reach(ids, shared[i]))
-        cache.copy(trunk.cache, 0, slot[i], held[i])
-    for part in parts:
-        rests = [prompts[i][held[i]:] for i in part]
+        held.append(prefix.extend(ids, shared[i]))
+        cache.copy(prefix.cache, 0, first + order.index(i), held[i])
+    for bucket in buckets:
+        rests = [prompts[i][held[i]:] for i in bucket]
         T = max(map(len, rests))
         ids, start, last = (torch.tensor(x, device=cache.data.device) for x in (
             [rest + [0] * (T - len(rest)) for rest in rests],
-            [held[i] for i in part], [len(rest) - 1 for rest in rests]))
-        width = max(held[i] for i in part) + T
-        logits.append(cache.advance(slot[part[0]], ids, start, last, width))
+            [held[i] for i in bucket], [len(rest) - 1 for rest in rests]))
+        logits.append(cache.advance(first, ids, start, last,
+                                    max(held[i] for i in bucket) + T))
+        first += len(bucket)
     return order, torch.cat(logits)
 
 
 def decode(cache, rows, last, steps, temperature, generator):
-    """The next tokens (B, steps) of all rows, whose last tokens (B,) are not read yet."""
+    """The next tokens (B, steps) of all rows, whose last tokens (B,) are not in the cache yet."""
     start = torch.tensor([row.length for row in rows], device=last.device)
     longest, tokens = max(row.length for row in rows), []
     for i in range(steps):
@@ -1274,8 +1248,8 @@ def decode(cache, rows, last, steps, temperature, generator):
     return torch.stack(tokens, 1)
 
 
-def extend(row, tokens, eos):
-    """Append new tokens to a row's sample; whether it has ended."""
+def append(row, tokens, eos):
+    """Append new tokens to a row's sample; True if it has ended."""
     for token in tokens:
         if token in eos:
             row.sample.end = token
@@ -1287,7 +1261,8 @@ def extend(row, tokens, eos):
 
 
 def compact_slots(cache, rows, ended):
-    """Drop the rows of these indices, the last rows in their slots; where each row was before."""
+    """Remove the rows of these indices and move the last rows into their places; for each row that
+    is left, its index before."""
     place = list(range(len(rows)))
     for i in reversed(ended):
         place[i], rows[i] = place[-1], rows[-1]
