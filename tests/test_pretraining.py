@@ -116,7 +116,8 @@ def test_queries_are_written_in_one_style(training):
         assert not re.search(r"  |\( | \)|;|<>|\bASC\b|,\S| ,", bare), bare
         for select in re.split(r"\(?(?=SELECT )", bare):
             source = re.search(
-                r" FROM (.*?)(?: WHERE | GROUP BY | ORDER BY |\)| INTERSECT | EXCEPT | UNION |$)", select)
+                r" FROM (.*?)(?: WHERE | GROUP BY | ORDER BY |\)| INTERSECT | EXCEPT | UNION |$)",
+                select)
             if source and " JOIN " not in source[1]:
                 assert " AS " not in source[1] and not re.search(r"\bT\d\.", select), bare
             elif source:
