@@ -1,4 +1,4 @@
-"""The demo world: what its questions promise, checked on the committed files."""
+"""The demo: what its questions promise, checked on the committed files."""
 
 import filecmp
 import json
@@ -24,10 +24,10 @@ def normalised(item):
 @pytest.fixture(scope="module")
 def databases():
     opened = {}
-    for world in DOMAINS:
-        opened[world.db_id] = sqlite3.connect(":memory:")
-        script = (DEMO / "database" / world.db_id / f"{world.db_id}.sql").read_text("utf-8")
-        opened[world.db_id].executescript(script)
+    for domain in DOMAINS:
+        opened[domain.db_id] = sqlite3.connect(":memory:")
+        script = (DEMO / "database" / domain.db_id / f"{domain.db_id}.sql").read_text("utf-8")
+        opened[domain.db_id].executescript(script)
     yield opened
     for db in opened.values():
         db.close()
@@ -58,7 +58,7 @@ def test_no_question_is_asked_twice_of_a_database():
 
 def test_databases_have_an_equal_share_and_sound_tables(databases):
     for items in ITEMS.values():
-        counts = [sum(i["db_id"] == w.db_id for i in items) for w in DOMAINS]
+        counts = [sum(i["db_id"] == d.db_id for i in items) for d in DOMAINS]
         assert len(counts) == 8 and max(counts) - min(counts) <= 1
     for db in databases.values():
         tables = [r[0] for r in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
@@ -128,7 +128,7 @@ def test_questions_read_like_sentences():
     assert 0.02 < casual / len(EVERY) < 0.07
 
 
-def test_gold_is_in_house_style():
+def test_gold_is_written_in_one_style():
     for _, item in EVERY:
         sql = re.sub(r"'(?:[^']|'')*'", "'x'", item["query"])
         assert not re.search(r"  |;|<>|\bASC\b|\( | \)|,(?! )|\"|`", sql), sql

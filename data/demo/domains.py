@@ -1,7 +1,6 @@
 """The demo's eight databases, read from domains.txt: tables, words for them, and their rows."""
 
 import datetime
-import random
 import re
 from dataclasses import dataclass, field
 from pathlib import Path

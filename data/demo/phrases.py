@@ -30,12 +30,13 @@ def article_fits(noun):
     return noun != plural(noun) and not re.search(" (of|in) ", noun)
 
 
-def verbs(text, one):
+def verbs(text, one=False):
     """Resolve [plural/singular] verbs."""
     return re.sub(r"\[(.*?)/(.*?)\]", r"\2" if one else r"\1", text)
 
 
 def spoken(after, one=False):
+    """A description behind the noun as it is said there: without its (auxiliary)."""
     return verbs(re.sub(r"^which ", "that ", re.sub(r"^\(\w+\) ", "", after)), one)
 
 
@@ -58,7 +59,9 @@ class Phrase:
 
     def __post_init__(self):
         self.scope = self.scope or Scope(self.table.name)
-        self.column = self.scope.col
+
+    def column(self, name, source=0):
+        return self.scope.col(name, source)
 
     def modify(self, template):
         before, after = (part.strip() for part in template.split("*"))
@@ -104,7 +107,7 @@ class Phrase:
             if not verb:
                 return None
             auxiliary = verb[1] or ("have" if verb[2] else "")
-            parts.append(verbs(f"{auxiliary} {after[verb.end():]}".strip(), one=False))
+            parts.append(verbs(f"{auxiliary} {after[verb.end():]}".strip()))
         return f" {self.joint.lower()} ".join(parts) or None
 
     def attach(self, steps, inner):
@@ -210,7 +213,7 @@ class Asker(Chance):
 
     def measure(self, tab, besides=()):
         """A column whose values have an order, other than these."""
-        return self.pick(c for c in self.columns(tab, *DATA[1:]) if c.name not in besides)
+        return self.pick(c for c in self.columns(tab, "number", "year", "date") if c.name not in besides)
 
     def groups(self, tab, besides=()):
         """Text columns that sort rows into a few groups."""

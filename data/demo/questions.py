@@ -9,8 +9,8 @@ import random
 import re
 from dataclasses import dataclass
 
-from data.demo.phrases import (Phrase, any_phrase, article_fits, checked, described, either,
-                               is_are, one_named, plural)
+from data.demo.phrases import (PHRASINGS, Phrase, any_phrase, article_fits, checked, described,
+                               either, is_are, one_named, plural)
 from data.pretraining.asking import Reject, Scope, listing, with_articles
 from data.sql import literal
 
@@ -147,11 +147,10 @@ def ask_group(q, join=False):
 def ask_top_group(q, join=False):
     g = grouped(q, join)
     if q.maybe(0.7):
-        order = "COUNT(*)"
+        order, options = "COUNT(*)", [t.format(**g.slots) for t in PHRASINGS["top group"]]
         if g.each and "top" in g.col.say and q.wording(0.4):
-            words = q.choose([q.say(g.col.say["top"]).format(g.noun).replace("#", g.rows) + "?"])
-        else:
-            words = q.phrasing("top group").format(**g.slots)
+            options = [q.say(g.col.say["top"]).format(g.noun).replace("#", g.rows) + "?"]
+        words = q.choose(options)
     else:
         col = g.number(q)
         order, nouns = g.value("AVG", col), [q.noun(col), q.noun(col)]
