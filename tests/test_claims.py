@@ -77,6 +77,17 @@ def test_the_map_leads_to_the_equations():
         assert tagged_lines(text)[int(number)][0] in spans[name]
 
 
+def test_the_whole_method_comes_first():
+    """By line 350 a reader has seen all of the paper, settings and plumbing come later."""
+    text = (ROOT / "spft.py").read_text()
+    ends = {node.name: node.end_lineno for node in ast.parse(text).body
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    named = re.findall(r"^    (?:Eq\. \d|Stage \d|Alg\. \d|\d\.\d) +(\w+) ", spft.__doc__, re.M)
+    for name in (*named, "vbift_round", "players", "selfplay_round", "sample_pairs", "objective"):
+        assert ends[name] < 350 < ends["Config"]
+    assert "# Algorithm 1" in "\n".join(text.splitlines()[:350])
+
+
 # ---------------------------------------------------------------------------------------------
 # Commands
 
@@ -187,6 +198,38 @@ def test_what_is_imported_is_required():
 def test_lines_fit_in_100_columns(path):
     lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
     assert [number for number, line in enumerate(lines, 1) if len(line) > 100] == []
+
+
+@pytest.mark.parametrize("path", RUNTIME)
+def test_functions_fit_on_a_screen(path):
+    nodes = list(ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))))
+    for kind, most in ((ast.FunctionDef, 45), (ast.ClassDef, 160)):
+        assert [node.name for node in nodes if isinstance(node, kind)
+                and node.end_lineno - node.lineno >= most] == []
+
+
+def test_no_module_imports_itself_in_a_circle():
+    """Packages count as their __init__.py."""
+    names = {path[:-3].replace("/", ".").removesuffix(".__init__"): path for path in RUNTIME}
+
+    def imported(path):
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                parts = [f"{node.module}.{alias.name}" for alias in node.names]
+                yield from (part if part in names else node.module for part in parts)
+            elif isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+
+    after = {name: set(imported(path)) & names.keys() - {name} for name, path in names.items()}
+    while free := [name for name, needs in after.items() if not needs & after.keys()]:
+        for name in free:
+            del after[name]
+    assert not after and names
+
+
+def test_sqlexec_imports_nothing_of_ours():
+    """Workers run the file alone, without site-packages."""
+    assert not {name for name, _ in imports(ast.parse((ROOT / "sqlexec.py").read_text()))} & LOCAL
 
 
 def test_the_top_level_is_small():
