@@ -272,7 +272,7 @@ def test_what_verification_finds_goes_into_the_next_round(finished, cli, tmp_pat
                         lambda model, steps, *rest: (fits.update({rest[3]: steps}), (model, {}))[1])
     code, _, stderr = cli("--stage", "vbift", "--out", out)
     assert (code, stderr) == (0, "") and list(fits) == ["vbift-2"]
-    assert [query for query, _ in fed[-1]] == [earlier[2][2]]
+    assert [key.partition("(")[0] for key in fed[-1]] == ["SELECT MAX"]
     tokenizer = lm.Tokenizer(finished.out / "sft")
     trained = Counter(tokenizer.decode(ids[n:]) for ids, n in sequences(fits["vbift-2"]).items())
     assert [trained[text] for _, *pair in earlier for text in pair] == [1, 1, 1, 0, 0, 0]
