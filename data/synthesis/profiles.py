@@ -1,4 +1,4 @@
-"""How the columns of one database are filled, and with what (section 3.1.1)."""
+"""Statistics of the columns of one database (section 3.1.1), read when first asked for."""
 
 import re
 import sqlite3
