@@ -76,8 +76,7 @@ from data.sql.tree import (Literal, SQLError, canonical_sql, keeps_meaning, norm
 from data.synthesis.run import run_synth, template_sources
 from data.synthesis.templates import TemplatePool, synthesize
 from data.prompts.values import ValueIndex
-from data.pretraining.questions import random_pairs
-from data.pretraining.random_schemas import Lexicon, random_database as random_world
+from data.pretraining.questions import Lexicon, random_database as random_world, random_pairs
 from sqlexec import DataError, Verifier, read_schema, same_result
 
 HERE = Path(__file__).resolve().parent
