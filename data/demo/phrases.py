@@ -213,7 +213,8 @@ class Asker(Chance):
 
     def measure(self, tab, besides=()):
         """A column whose values have an order, other than these."""
-        return self.pick(c for c in self.columns(tab, "number", "year", "date") if c.name not in besides)
+        found = self.columns(tab, "number", "year", "date")
+        return self.pick(c for c in found if c.name not in besides)
 
     def groups(self, tab, besides=()):
         """Text columns that sort rows into a few groups."""

@@ -29,7 +29,8 @@ ROWS, QUESTIONS = 14, 4      # of a step: packed rows, a database each; question
 
 
 class Steps:
-    """`steps` training steps; three questions in ten are asked for given SQL, the others answered.
+    """`steps` training steps; three prompts in ten ask for the question of a query, the others for
+    the SQL of a question.
 
     easy: the first tenth has small schemas and simple questions, since copying comes first."""
 
@@ -144,8 +145,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m data.pretraining",
                                      description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
-    parser.add_argument("--model", type=Path,
-                        help="checkpoint to train further (default: random weights)")
+    parser.add_argument("--model", type=Path, help="checkpoint to train further")
     parser.add_argument("--steps", type=int, default=6000, help="steps of 56 questions")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
