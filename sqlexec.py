@@ -144,7 +144,8 @@ def authorize_reading(action, first, second, *_):
     return sqlite3.SQLITE_DENY
 
 
-QUICK = 0.002   # seconds after which the width of a result is checked before it is read on
+# What a query can make the sqlite3 module raise.
+FAILURES = (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError)
 
 
 class Connection:
@@ -200,33 +201,17 @@ class Connection:
 
         errors: how bytes that are not UTF-8 become text, as bytes.decode takes it.
         enough: stop, with status ok, once more than so many rows are there; None reads all.
-        width: if given, a slow query with another number of columns is not run to its end; its
-            status is other_width. A few slow queries take most of the time.
+        width: a query with another number of columns is not run; its status is other_width.
         """
         start = time.perf_counter()
-        self.deadline = start + (self.limits.timeout if width is None else QUICK)
-        outcome = self._attempt(sql, errors, enough)
-        if width is not None and outcome[0] == "timeout":
-            if self._width(sql) not in (None, width):
-                outcome = "other_width", [], ""
-            else:
-                self.deadline = time.perf_counter() + self.limits.timeout
-                outcome = self._attempt(sql, errors, enough)
-        return Result(*outcome, time.perf_counter() - start)
+        self.deadline = start + self.limits.timeout
+        return Result(*self._attempt(sql, errors, enough, width), time.perf_counter() - start)
 
-    def _width(self, sql):
-        """Number of columns of a query's result, without running it; None if it is not known."""
-        self.deadline = time.perf_counter() + QUICK
-        empty = f"SELECT * FROM ({sql.rstrip(' ;')}\n) LIMIT 0"
-        try:
-            with closing(self.raw.execute(empty)) as cursor:
-                return len(cursor.description)
-        except (sqlite3.Error, sqlite3.Warning, MemoryError):
-            return None
-
-    def _attempt(self, sql, errors, enough):
+    def _attempt(self, sql, errors, enough, width):
         if not isinstance(sql, str) or not OPENING.match(sql):
             return "refused", [], "not a SELECT, or far too long"
+        if width is not None and self._width(sql) not in (None, width):
+            return "other_width", [], ""
         self.denied = ""
         try:
             try:
@@ -237,15 +222,21 @@ class Connection:
                     raise
                 self.raw.text_factory = lambda cell: cell.decode("utf-8", errors)
                 return self._fetch(sql, enough)
-        except MemoryError:
-            return "too_big", [], "out of memory"
-        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as problem:
+        except FAILURES as problem:
             return self._failure(problem)
+
+    def _width(self, sql):
+        """Number of columns of a query's result, without running it; None if it is not known."""
+        empty = f"SELECT * FROM ({sql.strip().removesuffix(';')}\n) LIMIT 0"
+        try:
+            with closing(self.raw.execute(empty)) as cursor:
+                return len(cursor.description)
+        except FAILURES:
+            return None
 
     def _fetch(self, sql, enough):
         limits, rows, size = self.limits, [], 0
-        cursor = self.raw.execute(sql)
-        try:
+        with closing(self.raw.execute(sql)) as cursor:
             while chunk := cursor.fetchmany(64):
                 rows += chunk
                 if enough is not None and len(rows) > enough:
@@ -256,8 +247,6 @@ class Connection:
                                           f"{limits.max_bytes} bytes"
                 if time.perf_counter() > self.deadline:
                     return "timeout", [], f"over {limits.timeout:g} s"
-        finally:
-            cursor.close()
         return "ok", rows, ""
 
     def _failure(self, problem):
@@ -268,6 +257,8 @@ class Connection:
             return "refused", [], "more than one statement"
         if code == sqlite3.SQLITE_INTERRUPT:
             return "timeout", [], f"over {self.limits.timeout:g} s"
+        if isinstance(problem, MemoryError):
+            return "too_big", [], "out of memory"
         if code == sqlite3.SQLITE_TOOBIG or isinstance(problem, sqlite3.DataError):
             return "too_big", [], str(problem)
         return "error", [], str(problem)
@@ -644,8 +635,7 @@ class Verifier:
             worker.stop()
 
     def run(self, jobs, rows=True):
-        """List of Result for (db_path, sql) pairs; rows=False reads the rows without sending them.
-        """
+        """List of Result for (db_path, sql) pairs; rows=False leaves the rows in the worker."""
         jobs = [("run" if rows else "time", os.path.abspath(path), _text(sql))
                 for path, sql in jobs]
         alone = cache(lambda job: self._map([job])[0])      # equal jobs share one retry
