@@ -6,16 +6,13 @@
     majority_vote  picks the SQL whose result most samples agree on
 
 Covered (tests/test_sqlexec.py):
-- verdicts equal to the official evaluators', column permutations without trying all k! of them
+- the official evaluators' verdicts, on one database or a test suite of several
 - queries that write, attach files, read the catalogue, give random answers or hold several
-  statements; queries that take too much time, rows or memory, also inside a single opcode or
-  while SQLite prepares them; text that is hardly SQL
-- everything that gold queries of Spider and BIRD use is allowed
+  statements; that take too much time, rows or memory, also inside a single opcode or while SQLite
+  prepares them; text that is hardly SQL. All that gold queries use is allowed
 - odd file names, missing and broken files, unfinished transactions, text that is not UTF-8
-- gold queries that fail or hang: no verdict, and the prediction is not blamed
-- a busy machine: a timeout is retried alone before it counts
+- gold queries that fail or hang (no verdict); a busy machine (a timeout is retried alone)
 - workers that are killed or stopped from outside; none outlives the trainer
-- test suites: one query on several databases
 
 Not covered:
 - run_sql alone against what SQLite cannot interrupt: one endless opcode, endless preparation
@@ -39,7 +36,7 @@ import sys
 import time
 import urllib.parse
 from collections import Counter, OrderedDict, defaultdict, deque
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import astuple, dataclass
 from functools import cache
 from itertools import groupby
@@ -257,10 +254,8 @@ class Connection:
             return "refused", [], "more than one statement"
         if code == sqlite3.SQLITE_INTERRUPT:
             return "timeout", [], f"over {self.limits.timeout:g} s"
-        if isinstance(problem, MemoryError):
-            return "too_big", [], "out of memory"
-        if code == sqlite3.SQLITE_TOOBIG or isinstance(problem, sqlite3.DataError):
-            return "too_big", [], str(problem)
+        if code == sqlite3.SQLITE_TOOBIG or isinstance(problem, (sqlite3.DataError, MemoryError)):
+            return "too_big", [], str(problem) or "out of memory"
         return "error", [], str(problem)
 
 
@@ -540,7 +535,8 @@ class _Worker:
 
     def __init__(self, limits):
         self.limits, self.process = limits, None
-        self.pending, self.text, self.heard = deque(), bytearray(), 0.0
+        self.pending, self.text = deque(), bytearray()
+        self.heard = 0.0        # when it last spoke or was spoken to
 
     def start(self):
         # Not multiprocessing: its spawn runs the caller's main module again, torch and all. A new
@@ -575,10 +571,6 @@ class _Worker:
         replies = _decode("[" + lines.decode().replace("\n", ",") + "]")
         return [(self.pending.popleft(), reply) for reply in replies if reply], True
 
-    def silence(self):
-        """Seconds since it last spoke or was spoken to."""
-        return time.monotonic() - self.heard
-
     def stop(self):
         """Ends the process; its exit code, -SIGALRM where a query outlasted its deadline."""
         if self.process is None:
@@ -596,7 +588,7 @@ class _Worker:
 # ---------------------------------------------------------------------------------------------
 # The pool
 
-class Verifier:
+class Verifier(AbstractContextManager):
     """A pool of worker processes that run queries and score predictions.
 
     with Verifier(workers=2) as verifier:
@@ -622,9 +614,6 @@ class Verifier:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *exception):
         self.close()
@@ -722,13 +711,13 @@ class Verifier:
         ready = [busy[channel] for channel, _ in poll.poll(1000 * patience)]
         for worker in busy.values():
             # A worker's own alarm comes first; this is for one that was stopped from outside.
-            if worker not in ready and worker.silence() > patience:
+            if worker not in ready and time.monotonic() > worker.heard + patience:
                 worker.process.kill()
         return ready
 
     def _handle_dead_worker(self, worker, queue, replies, deaths):
         """Marks the job that was running as failed, or requeues it; requeues the jobs behind it."""
-        (running, *others), silence = worker.pending, worker.silence()
+        (running, *others), silence = worker.pending, time.monotonic() - worker.heard
         code = worker.stop()
         deaths[running] += 1
         if code == -signal.SIGALRM or silence > self.limits.timeout:
