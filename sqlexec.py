@@ -6,16 +6,13 @@
     majority_vote  picks the SQL whose result most samples agree on
 
 Covered (tests/test_sqlexec.py):
-- verdicts equal to the official evaluators', column permutations without trying all k! of them
+- the official evaluators' verdicts, on one database or a test suite of several
 - queries that write, attach files, read the catalogue, give random answers or hold several
-  statements; queries that take too much time, rows or memory, also inside a single opcode or
-  while SQLite prepares them; text that is hardly SQL
-- everything that gold queries of Spider and BIRD use is allowed
+  statements; that take too much time, rows or memory, also inside a single opcode or while SQLite
+  prepares them; text that is hardly SQL. All that gold queries use is allowed
 - odd file names, missing and broken files, unfinished transactions, text that is not UTF-8
-- gold queries that fail or hang: no verdict, and the prediction is not blamed
-- a busy machine: a timeout is retried alone before it counts
+- gold queries that fail or hang (no verdict); a busy machine (a timeout is retried alone)
 - workers that are killed or stopped from outside; none outlives the trainer
-- test suites: one query on several databases
 
 Not covered:
 - run_sql alone against what SQLite cannot interrupt: one endless opcode, endless preparation
@@ -39,7 +36,7 @@ import sys
 import time
 import urllib.parse
 from collections import Counter, OrderedDict, defaultdict, deque
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import astuple, dataclass
 from functools import cache
 from itertools import groupby
@@ -144,7 +141,8 @@ def authorize_reading(action, first, second, *_):
     return sqlite3.SQLITE_DENY
 
 
-QUICK = 0.002   # seconds after which the width of a result is checked before it is read on
+# What a query can make the sqlite3 module raise.
+FAILURES = (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError)
 
 
 class Connection:
@@ -200,33 +198,17 @@ class Connection:
 
         errors: how bytes that are not UTF-8 become text, as bytes.decode takes it.
         enough: stop, with status ok, once more than so many rows are there; None reads all.
-        width: if given, a slow query with another number of columns is not run to its end; its
-            status is other_width. A few slow queries take most of the time.
+        width: a query with another number of columns is not run; its status is other_width.
         """
         start = time.perf_counter()
-        self.deadline = start + (self.limits.timeout if width is None else QUICK)
-        outcome = self._attempt(sql, errors, enough)
-        if width is not None and outcome[0] == "timeout":
-            if self._width(sql) not in (None, width):
-                outcome = "other_width", [], ""
-            else:
-                self.deadline = time.perf_counter() + self.limits.timeout
-                outcome = self._attempt(sql, errors, enough)
-        return Result(*outcome, time.perf_counter() - start)
+        self.deadline = start + self.limits.timeout
+        return Result(*self._attempt(sql, errors, enough, width), time.perf_counter() - start)
 
-    def _width(self, sql):
-        """Number of columns of a query's result, without running it; None if it is not known."""
-        self.deadline = time.perf_counter() + QUICK
-        empty = f"SELECT * FROM ({sql.rstrip(' ;')}\n) LIMIT 0"
-        try:
-            with closing(self.raw.execute(empty)) as cursor:
-                return len(cursor.description)
-        except (sqlite3.Error, sqlite3.Warning, MemoryError):
-            return None
-
-    def _attempt(self, sql, errors, enough):
+    def _attempt(self, sql, errors, enough, width):
         if not isinstance(sql, str) or not OPENING.match(sql):
             return "refused", [], "not a SELECT, or far too long"
+        if width is not None and self._width(sql) not in (None, width):
+            return "other_width", [], ""
         self.denied = ""
         try:
             try:
@@ -237,15 +219,21 @@ class Connection:
                     raise
                 self.raw.text_factory = lambda cell: cell.decode("utf-8", errors)
                 return self._fetch(sql, enough)
-        except MemoryError:
-            return "too_big", [], "out of memory"
-        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as problem:
+        except FAILURES as problem:
             return self._failure(problem)
+
+    def _width(self, sql):
+        """Number of columns of a query's result, without running it; None if it is not known."""
+        empty = f"SELECT * FROM ({sql.strip().removesuffix(';')}\n) LIMIT 0"
+        try:
+            with closing(self.raw.execute(empty)) as cursor:
+                return len(cursor.description)
+        except FAILURES:
+            return None
 
     def _fetch(self, sql, enough):
         limits, rows, size = self.limits, [], 0
-        cursor = self.raw.execute(sql)
-        try:
+        with closing(self.raw.execute(sql)) as cursor:
             while chunk := cursor.fetchmany(64):
                 rows += chunk
                 if enough is not None and len(rows) > enough:
@@ -256,8 +244,6 @@ class Connection:
                                           f"{limits.max_bytes} bytes"
                 if time.perf_counter() > self.deadline:
                     return "timeout", [], f"over {limits.timeout:g} s"
-        finally:
-            cursor.close()
         return "ok", rows, ""
 
     def _failure(self, problem):
@@ -268,8 +254,8 @@ class Connection:
             return "refused", [], "more than one statement"
         if code == sqlite3.SQLITE_INTERRUPT:
             return "timeout", [], f"over {self.limits.timeout:g} s"
-        if code == sqlite3.SQLITE_TOOBIG or isinstance(problem, sqlite3.DataError):
-            return "too_big", [], str(problem)
+        if code == sqlite3.SQLITE_TOOBIG or isinstance(problem, (sqlite3.DataError, MemoryError)):
+            return "too_big", [], str(problem) or "out of memory"
         return "error", [], str(problem)
 
 
@@ -549,7 +535,8 @@ class _Worker:
 
     def __init__(self, limits):
         self.limits, self.process = limits, None
-        self.pending, self.text, self.heard = deque(), bytearray(), 0.0
+        self.pending, self.text = deque(), bytearray()
+        self.heard = 0.0        # when it last spoke or was spoken to
 
     def start(self):
         # Not multiprocessing: its spawn runs the caller's main module again, torch and all. A new
@@ -584,10 +571,6 @@ class _Worker:
         replies = _decode("[" + lines.decode().replace("\n", ",") + "]")
         return [(self.pending.popleft(), reply) for reply in replies if reply], True
 
-    def silence(self):
-        """Seconds since it last spoke or was spoken to."""
-        return time.monotonic() - self.heard
-
     def stop(self):
         """Ends the process; its exit code, -SIGALRM where a query outlasted its deadline."""
         if self.process is None:
@@ -605,7 +588,7 @@ class _Worker:
 # ---------------------------------------------------------------------------------------------
 # The pool
 
-class Verifier:
+class Verifier(AbstractContextManager):
     """A pool of worker processes that run queries and score predictions.
 
     with Verifier(workers=2) as verifier:
@@ -632,9 +615,6 @@ class Verifier:
             self.close()
             raise
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *exception):
         self.close()
 
@@ -644,8 +624,7 @@ class Verifier:
             worker.stop()
 
     def run(self, jobs, rows=True):
-        """List of Result for (db_path, sql) pairs; rows=False reads the rows without sending them.
-        """
+        """List of Result for (db_path, sql) pairs; rows=False leaves the rows in the worker."""
         jobs = [("run" if rows else "time", os.path.abspath(path), _text(sql))
                 for path, sql in jobs]
         alone = cache(lambda job: self._map([job])[0])      # equal jobs share one retry
@@ -732,13 +711,13 @@ class Verifier:
         ready = [busy[channel] for channel, _ in poll.poll(1000 * patience)]
         for worker in busy.values():
             # A worker's own alarm comes first; this is for one that was stopped from outside.
-            if worker not in ready and worker.silence() > patience:
+            if worker not in ready and time.monotonic() > worker.heard + patience:
                 worker.process.kill()
         return ready
 
     def _handle_dead_worker(self, worker, queue, replies, deaths):
         """Marks the job that was running as failed, or requeues it; requeues the jobs behind it."""
-        (running, *others), silence = worker.pending, worker.silence()
+        (running, *others), silence = worker.pending, time.monotonic() - worker.heard
         code = worker.stop()
         deaths[running] += 1
         if code == -signal.SIGALRM or silence > self.limits.timeout:

@@ -27,7 +27,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bench")]
 from bench_verifier import official_equal  # noqa: E402
 from data.benchmarks.reader import Data  # noqa: E402
 from data.schema import read_schema  # noqa: E402
-from sqlexec import DataError, Limits, Verifier, run_sql, same_result  # noqa: E402
+from sqlexec import (  # noqa: E402
+    DataError, Limits, Result, Verifier, majority_vote, run_sql, same_result)
 
 STATUSES = {"ok", "error", "timeout", "too_big", "refused", "bad_gold"}
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="../shared is not here")
@@ -103,7 +104,6 @@ def db(tmp_path_factory):
 def pool():
     with Verifier(workers=2, timeout=5.0) as verifier:
         yield verifier
-
 
 
 
@@ -225,6 +225,14 @@ def test_twelve_look_alike_columns_need_no_search_of_12_to_the_12():
 
 def test_result_of_thousands_of_equal_columns():
     assert same_result([(1,) * 400] * 50, [(1,) * 400] * 50, False)
+
+
+def test_majority_vote_counts_equal_results():
+    one, same, other = [Result("ok", rows) for rows in ([(1,)], [(1.0,)], [(2,)])]
+    failed = Result("error", [], "no such table")
+    assert majority_vote(["a", "b", "c", "d"], [other, failed, one, same]) == ("c", one, 2)
+    assert majority_vote(["a", "b"], [other, one]) == ("a", other, 1)       # a tie: the first
+    assert majority_vote(["a", "b"], [failed, failed])[:2] == ("a", failed)
 
 
 # Hostile and careless queries
