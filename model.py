@@ -9,7 +9,7 @@ SwiGLU, grouped-query attention.  Where to find what:
     load_pretrained, save_pretrained    Hugging Face folders and hub ids
     shard, whole                        one model on many GPUs
     add_lora, merge_lora, save_adapter  LoRA in PEFT's format
-    Tokenizer, train_tokenizer          tokenizer.json, chat templates, prompts
+    Tokenizer                           tokenizer.json, chat templates, prompts
     token_logprobs                      log p of chosen tokens without the whole logits
     pack, sequence_logprobs             many sequences behind one prefix, and their log p
     generate                            sampling over a static cache
@@ -873,37 +873,6 @@ def chat_template(folder, source):
 
 def refuse_turn(message):
     raise jinja2.TemplateError(message)
-
-
-# A word has the same pieces wherever it stands (behind a space, a dot, a quote, an underscore), so
-# that a small model can copy it: spaces are tokens of their own, but those beside SQL keywords,
-# beside punctuation and beside the commonest English words belong to them.
-KEYWORDS = ("SELECT|DISTINCT|FROM|JOIN|ON|AS|WHERE|AND|OR|NOT|IN|LIKE|BETWEEN|IS|NULL|GROUP BY|"
-            "HAVING|ORDER BY|DESC|LIMIT|UNION|INTERSECT|EXCEPT|COUNT|SUM|AVG|MIN|MAX")
-COMMON = ("a|an|and|are|all|by|do|does|each|every|for|from|have|has|how many|in|is|it|its|list|"
-          "many|me|more than|number of|not|of|on|or|show|than|that|the|their|there|to|was|were|"
-          "what|which|who|whose|with")
-TYPES = "text|number|time|boolean|others|key"              # of columns, in a prompt's schema
-PIECES = (rf"(?: (?:{TYPES})\b)+(?:, )?| AS T\d+| ?T\d+\.?| ?\b(?:{KEYWORDS})\b(?:(?= T\d)| ?)|"
-          rf"(?: (?:{COMMON})\b)+ ?|"
-          r"\p{Lu}?\p{Ll}+|\p{Lu}+(?!\p{Ll})|\p{L}|\p{N}| ?[^\s\p{L}\p{N}_]+ ?|_|\s")
-
-
-def train_tokenizer(texts, vocab_size, folder):
-    """Byte-level BPE over `texts` with single digits, id 0 = <end>; written to FOLDER."""
-    core = tokenizers.Tokenizer(tokenizers.models.BPE())
-    core.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
-        tokenizers.pre_tokenizers.Split(tokenizers.Regex(PIECES), "isolated"),
-        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    core.decoder = tokenizers.decoders.ByteLevel()
-    core.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=["<end>"], show_progress=False,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    core.save(str(Path(folder) / "tokenizer.json"))
-    (Path(folder) / "tokenizer_config.json").write_text(json.dumps(
-        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>"}) + "\n")
-    return Tokenizer(folder)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -99,9 +99,11 @@ def write_world(folder):
 def write_base(folder):
     """A checkpoint folder with random weights, its tokeniser learned on the world's texts."""
     import model as lm                  # torch is for the tests that need it
+    from data.pretraining.tokenizer import train_tokenizer
     texts = [text for rows in PAIRS.values() for _, question, sql in rows
              for text in (f"question: {question}\nsql:\n", sql)]
-    tokenizer = lm.train_tokenizer(texts + list(DATABASES.values()), 420, folder)
+    train_tokenizer(texts + list(DATABASES.values()), 420, folder)
+    tokenizer = lm.Tokenizer(folder)
     config = lm.ModelConfig.tiny(tokenizer.core.get_vocab_size(), 64, layers=1,
                                  eos=(tokenizer.end,))
     lm.save_pretrained(lm.random_model(config), folder)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import model as lm
+from data.pretraining.tokenizer import train_tokenizer
 from sqlexec import DataError
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -361,7 +362,8 @@ def test_a_broken_adapter_is_refused_in_one_clear_line(message, ruin, tmp_path):
 def written(tmp_path):
     """A folder with a tokeniser over a few words, tokenizer_config.json and config.json."""
     def write(vocab_size=400, eos=(0,), **settings):
-        core = lm.train_tokenizer(["how many singers? SELECT COUNT(*)"], 300, tmp_path).core
+        train_tokenizer(["how many singers? SELECT COUNT(*)"], 300, tmp_path)
+        core = lm.tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
         core.add_special_tokens([w for name, w in settings.items() if name.endswith("_token")])
         core.save(str(tmp_path / "tokenizer.json"))
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 import model as lm                                                        # noqa: E402
+from data.pretraining.tokenizer import train_tokenizer                    # noqa: E402
 
 LENGTHS = (23, 40, 7)                 # of the rows of the ragged batch
 SIZES = dict(vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
@@ -154,7 +155,8 @@ def make_prompts():
     made = {}
     transformers.utils.chat_template_utils.datetime = types.SimpleNamespace(now=lambda: lm.TODAY)
     with tempfile.TemporaryDirectory() as folder:
-        lm.train_tokenizer(TEXTS, 320, folder).core.save(str(HERE / "tokenizer.json"), pretty=False)
+        train_tokenizer(TEXTS, 320, folder)
+        lm.Tokenizer(folder).core.save(str(HERE / "tokenizer.json"), pretty=False)
     for name, (bos, eos) in TEMPLATES.items():
         core = lm.tokenizers.Tokenizer.from_file(str(HERE / "tokenizer.json"))
         core.add_special_tokens([token for token in (bos, eos, *SPECIAL) if token])
