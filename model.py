@@ -7,12 +7,12 @@ SwiGLU, grouped-query attention.  Where to find what:
     ModelConfig                         config.json, and what of it is refused
     Transformer                         the network; random_model
     load_pretrained, save_pretrained    Hugging Face folders and hub ids
-    shard, whole                        one model on many GPUs
-    add_lora, merge_lora, save_adapter  LoRA in PEFT's format
+    map_over_ranks, on_rank0, shard     many processes under torchrun; FSDP2
+    add_lora, save_adapter              LoRA in PEFT's format
     Tokenizer                           tokenizer.json, chat templates, prompts
-    token_logprobs                      log p of chosen tokens without the whole logits
+    token_logprobs                      log p of chosen tokens without the full logits
     pack, sequence_logprobs             many sequences behind one prefix, and their log p
-    generate                            sampling over a static cache
+    generate                            sampling with a static kv cache
 
 Shape letters used in the comments:
     B rows of a batch    T tokens in a row     V vocabulary       D hidden size
@@ -28,6 +28,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -346,7 +347,7 @@ class Transformer(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.fast = False             # train under bfloat16 autocast (see `fast_bf16`)
+        self.bf16_autocast = False    # train under bfloat16 autocast (see `fast_bf16`)
         self.recompute = False        # keep no activations inside layers: less memory, more time
         self.adapter = None           # PEFT's settings, where `add_lora` was here
         self.model = Decoder(config)
@@ -516,27 +517,6 @@ def save_pretrained(model, folder, dtype=None):
     (folder / "config.json").write_text(json.dumps({**raw, "torch_dtype": stored}, indent=2) + "\n")
 
 
-def shard(model, device):
-    """Share weights, gradients and what an optimizer keeps among the processes (FSDP2), layer by
-    layer; a layer's weights are together only while it is at work."""
-    mesh = init_device_mesh(device, (distributed.get_world_size(),))
-    for part in (*model.model.layers, model):
-        fully_shard(part, mesh=mesh)
-    return model
-
-
-def whole(model, dtype=None):
-    """A sharded model in one piece, in every process; another model as it is."""
-    if not hasattr(model.head, "full_tensor"):
-        return model
-    with torch.device("meta"):
-        full = Transformer(model.config)
-    full.load_state_dict({name: p.detach().full_tensor().to(dtype or p.dtype)
-                          for name, p in model.named_parameters()}, assign=True)
-    full.fast = model.fast
-    return full
-
-
 def write_tensors(tensors, path):
     """A safetensors file that is there whole or not at all."""
     temporary = path.with_suffix(".tmp")
@@ -549,7 +529,7 @@ def write_tensors(tensors, path):
 
 
 def digest(model):
-    """16 hex digits over all weights: what tells this model from any other."""
+    """16 hex digits: a content hash of all weights."""
     total = hashlib.sha256()
     for name, p in model.named_parameters():
         total.update(name.encode())
@@ -558,19 +538,92 @@ def digest(model):
 
 
 # ---------------------------------------------------------------------------------------------
+# Many processes, started by torchrun: each does a share of the work, all get every result
+
+RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def join_ranks(device):
+    """Join the process group.  Only rank 0 prints and writes."""
+    if RANKS > 1:
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+        if RANK:
+            sys.stdout = open(os.devnull, "w")
+
+
+def leave_ranks():
+    if RANKS > 1:
+        distributed.destroy_process_group()
+
+
+def map_over_ranks(work, items):
+    """work(items), a list with one result per item; each rank does a share, all get the list."""
+    if RANKS == 1:
+        return work(items)
+    shares = [None] * RANKS
+    distributed.all_gather_object(shares, work(items[RANK::RANKS]))
+    return [shares[i % RANKS][i // RANKS] for i in range(len(items))]
+
+
+def on_rank0(work):
+    """What work() returns on rank 0, broadcast to all ranks."""
+    result = [work() if RANK == 0 else None]
+    if RANKS > 1:
+        distributed.broadcast_object_list(result)
+    return result[0]
+
+
+def sum_over_ranks(tensors):
+    """All-reduce: sum each tensor over the ranks, in place."""
+    for tensor in tensors if RANKS > 1 else ():
+        distributed.all_reduce(tensor)
+
+
+def cpus_per_rank():
+    """How many worker processes a rank may start: this machine's cores over its local ranks."""
+    return max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def shard(model, device):
+    """Shard weights, gradients and optimizer states over the ranks with FSDP2; a layer's weights
+    are gathered only while it computes."""
+    mesh = init_device_mesh(device, (distributed.get_world_size(),))
+    for part in (*model.model.layers, model):
+        fully_shard(part, mesh=mesh)
+    return model
+
+
+def gather_full_model(model, dtype=None):
+    """An unsharded copy of a sharded model, on every rank; any other model as it is."""
+    if not hasattr(model.head, "full_tensor"):
+        return model
+    with torch.device("meta"):
+        full = Transformer(model.config)
+    full.load_state_dict({name: p.detach().full_tensor().to(dtype or p.dtype)
+                          for name, p in model.named_parameters()}, assign=True)
+    full.bf16_autocast = model.bf16_autocast
+    return full
+
+
+# ---------------------------------------------------------------------------------------------
 # LoRA (Hu et al., arXiv 2106.09685), in PEFT's format: adapters come from and go to PEFT and vLLM
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-# Settings of PEFT that change what an adapter computes, and are not done here.
-LORA_REFUSED = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias",
-                "layers_to_transform", "layer_replication", "fan_in_fan_out", "exclude_modules",
-                "trainable_token_indices", "target_parameters", "alora_invocation_tokens",
-                "use_qalora", "use_bdlora", "arrow_config", "kasa_config")
+# What PEFT's settings may say where they change what an adapter computes.
+LORA_ALLOWED = {
+    "peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian"),
+    **dict.fromkeys(("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias",
+                     "layers_to_transform", "layer_replication", "fan_in_fan_out",
+                     "exclude_modules", "trainable_token_indices", "target_parameters",
+                     "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config",
+                     "kasa_config"), ())}
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer that stands still, and beside it a low-rank one that learns, in float32:
+    """A frozen linear layer plus a trainable low-rank update in float32:
     y = W x + b + scale B A x, where A is (rank, in) and B (out, rank)."""
 
     def __init__(self, linear, rank, scale):
@@ -614,7 +667,9 @@ def add_lora(model, rank=16, alpha=32, targets=LORA_TARGETS, seed=0):
 def adapt(model, settings):
     """Put in the layers that the object of an adapter_config.json describes, still without values;
     DataError naming what is not supported."""
-    refuse_adapter(settings)
+    for name, allowed in LORA_ALLOWED.items():
+        if (value := settings.get(name)) and value not in allowed:
+            raise DataError(f"{name}{f' {value}' if allowed else ''} is not supported")
     rank, alpha, targets = (settings.get(k) for k in ("r", "lora_alpha", "target_modules"))
     for name, value in (("r", rank), ("lora_alpha", alpha)):
         if not isinstance(value, (int, float)) or value <= 0:
@@ -631,19 +686,6 @@ def adapt(model, settings):
         model.set_submodule(name, LoRALinear(model.get_submodule(name), rank, scale))
     model.adapter = settings
     return model
-
-
-def refuse_adapter(settings):
-    """DataError naming what an adapter_config.json asks for and is not done here."""
-    if (kind := settings.get("peft_type")) != "LORA":
-        raise DataError(f"peft_type {kind} is not supported (supported: LORA)")
-    for name in LORA_REFUSED:
-        if settings.get(name):
-            raise DataError(f"{name} is not supported")
-    if (bias := settings.get("bias", "none")) != "none":
-        raise DataError(f"bias {bias} is not supported (supported: none)")
-    if (start := settings.get("init_lora_weights")) not in (None, True, False, "gaussian"):
-        raise DataError(f"init_lora_weights {start} is not supported: it changes the base model")
 
 
 def is_target(name, targets):
@@ -682,36 +724,32 @@ def save_adapter(model, folder, base):
         {**model.adapter, "base_model_name_or_path": str(base)}, indent=2) + "\n")
 
 
-@torch.no_grad()
-def merge_lora(model):
-    """Put each adapter into the weight it stands beside; every weight can learn again."""
-    for name, layer in lora_layers(model):
-        linear = nn.Linear(layer.in_features, layer.out_features, device="meta")
-        linear.weight, linear.bias = nn.Parameter(layer.merged()), layer.bias
-        model.set_submodule(name, linear)
-    model.adapter = None
-    return model.requires_grad_(True)
-
-
 # ---------------------------------------------------------------------------------------------
 # Tokeniser
 
 class Tokenizer:
-    """A checkpoint's tokenizer.json, and its chat template where it has one; of an adapter, those
-    in its own folder before those of its base model.
+    """A checkpoint's tokenizer.json and, where it has one, its chat template; for an adapter, the
+    files of its own folder come before those of its base model.
 
-    Special tokens that a text spells (`</s>`, `<think>`) are text: only a template's own count."""
+    Special tokens spelled out in a text (`</s>`, `<think>`) are encoded as ordinary text: only
+    those that the chat template itself writes are special."""
 
     def __init__(self, name):
         base = base_folder(name)
         self.folders = tuple(dict.fromkeys((local_folder(name), base)))
         path = self.file("tokenizer.json")
         self.folder = path.parent
-        read_json(path)                                    # a clear error where it is missing
-        self.core = read_tokenizer(path, path.read_text(encoding="utf-8"))
+        try:
+            self.core = tokenizers.Tokenizer.from_str(json.dumps(read_json(path)))
+        except DataError:
+            raise
+        except Exception as error:                         # the library raises bare Exception
+            raise DataError(f"{path}: not a tokenizer ({error})") from None
+        self.core.no_truncation()
+        self.core.no_padding()
         self.control = [token.content for token in self.core.get_added_tokens_decoder().values()
                         if token.special or re.fullmatch(r"[<\[].+[>\]]", token.content)]
-        self.spelt = re.compile("|".join(
+        self.spelled = re.compile("|".join(
             map(re.escape, sorted(self.control, key=len, reverse=True))) or "(?!)")
         settings = self.file("tokenizer_config.json")
         self.settings = read_json(settings) if settings.exists() else {}
@@ -747,45 +785,37 @@ class Tokenizer:
 
     @functools.cached_property
     def guarded(self):
-        """The same tokeniser, but its special tokens go by secret names, which no text spells."""
-        path = self.file("tokenizer.json")
-        text = json.dumps(read_json(path), ensure_ascii=False)
-        for token, name in self.secret.items():            # wherever the file names it
-            text = text.replace(json.dumps(token, ensure_ascii=False), json.dumps(name))
-        return read_tokenizer(path, text)
-
-    @functools.cached_property
-    def secret(self):
-        """The secret name of each special token."""
-        nonce = secrets.token_hex(8)
-        return {token: f"<{nonce}/{i}>" for i, token in enumerate(self.control)}
+        """The same tokeniser with secret names for its special tokens, which no text spells."""
+        text = self.core.to_str()
+        for i, token in enumerate(self.control):           # wherever the file names it
+            text = text.replace(json.dumps(token, ensure_ascii=False), f'"<{NONCE}{i}>"')
+        return tokenizers.Tokenizer.from_str(text)
 
     def encode(self, text, special=False):
         """Token ids of a text.  special: with those that the tokeniser puts before every text."""
-        core = self.guarded if self.spelt.search(text) else self.core
+        core = self.guarded if self.spelled.search(text) else self.core
         encoding = core.encode(text, add_special_tokens=special)
-        behind = [0, *encoding.special_tokens_mask][::-1].index(0)        # no end behind a prompt
+        behind = [0, *encoding.special_tokens_mask][::-1].index(0)        # no end after a prompt
         return encoding.ids[:len(encoding.ids) - behind]
 
     def prompt(self, text):
-        """The ids that ask for a continuation of `text`: as a chat turn where the checkpoint has a
-        template, else as plain text."""
+        """Ids of the prompt that `text` makes: one user turn of the chat template, or plain text
+        where there is none."""
         if self.template is None:
             return self.encode(text, special=True)
-        if not self.spelt.search(text):
+        if not self.spelled.search(text):
             return self.core.encode(self.render(text), add_special_tokens=False).ids
-        shown = {name.replace("/", "?"): token for token, name in self.secret.items()}
-        hidden = {token: name for name, token in shown.items()}
-        chat = self.render(self.spelt.sub(lambda match: hidden[match[0]], text))
-        chat = self.spelt.sub(lambda match: self.secret[match[0]], chat)  # the template's own
-        for name, token in shown.items():
-            chat = chat.replace(name, token)
+        number = self.control.index
+        # The text's special tokens hide behind numbers while the template's get their secret names.
+        chat = self.render(self.spelled.sub(lambda match: f"{NONCE}{number(match[0])}.", text))
+        chat = self.spelled.sub(lambda match: f"<{NONCE}{number(match[0])}>", chat)
+        chat = re.sub(rf"{NONCE}(\d+)\.", lambda match: self.control[int(match[1])], chat)
         return self.guarded.encode(chat, add_special_tokens=False).ids
 
     def render(self, text):
         """The checkpoint's chat template around one turn of the user."""
-        tokens = {name: self.special(name) for name in self.settings if self.special(name)
-                  and name.endswith("_token")}
+        tokens = {name: self.special(name) for name in self.settings
+                  if name.endswith("_token") and self.special(name)}
         try:
             return self.template.render(messages=[{"role": "user", "content": text}], tools=None,
                                         documents=None, add_generation_prompt=True, **tokens)
@@ -796,7 +826,7 @@ class Tokenizer:
         return self.core.decode(ids, skip_special_tokens=True)
 
     def save(self, folder):
-        """Copy what makes the tokeniser: training it anew would give other ids."""
+        """Copy the tokeniser's files: training it again would give other ids."""
         if Path(folder).resolve() in [own.resolve() for own in self.folders]:
             return
         for name in TOKENIZER_FILES:
@@ -806,23 +836,14 @@ class Tokenizer:
             (Path(folder) / "chat_template.jinja").write_text(self.source, encoding="utf-8")
 
 
-def read_tokenizer(path, text):
-    """The tokeniser of a tokenizer.json's text, which neither cuts off nor pads."""
-    try:
-        core = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:                             # the library raises bare Exception
-        raise DataError(f"{path}: not a tokenizer ({error})") from None
-    core.no_truncation()
-    core.no_padding()
-    return core
-
-
+NONCE = secrets.token_hex(8)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
                    "special_tokens_map.json", "generation_config.json")
 
 
 def template_source(folders):
-    """The text of the chat template: of the first folder that has one, or a whole tokeniser."""
+    """The text of the chat template, from the first folder that has one; None where the first
+    folder with a complete tokeniser has none."""
     for folder in folders:
         path, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
         if path.exists():
@@ -850,29 +871,23 @@ class Generation(jinja2.ext.Extension):
         return jinja2.nodes.Scope(body).set_lineno(line)
 
 
-def to_json(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
-                      sort_keys=sort_keys)
-
-
 TODAY = datetime.datetime(2024, 7, 26)     # in templates that ask for the date: Llama 3.1's default
 
 
 def chat_template(folder, source):
     """The checkpoint's own jinja template.  It is somebody else's code: sandboxed."""
+    def refuse_turn(message):
+        raise jinja2.TemplateError(message)
+
     # The settings and functions that templates are written for, those of transformers.
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = to_json
+    environment.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
     environment.globals.update(raise_exception=refuse_turn, strftime_now=TODAY.strftime)
     try:
         return environment.from_string(source)
     except jinja2.TemplateError as error:
         raise DataError(f"{folder}: the chat template does not parse ({error})") from None
-
-
-def refuse_turn(message):
-    raise jinja2.TemplateError(message)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -892,7 +907,7 @@ class TokenLogprobs(torch.autograd.Function):
     def forward(ctx, hidden, weight, targets, block):
         need_hidden, ctx.need_weight = ctx.needs_input_grad[:2]
         frozen, ctx.block = need_hidden and not ctx.need_weight, block
-        own, rest, mean = other_tokens(hidden, weight, targets, block, frozen)
+        own, rest, mean = lse_without_target(hidden, weight, targets, block, frozen)
         miss = torch.sigmoid(rest - own)                                  # 1 - p, to full precision
         if frozen:
             unit = mean.neg_().add_(weight[targets]).mul_(miss[:, None])
@@ -907,32 +922,29 @@ class TokenLogprobs(torch.autograd.Function):
             unit, = ctx.saved_tensors
             return unit * grad[:, None].to(unit.dtype), None, None, None
         hidden, weight, targets, lse, miss = ctx.saved_tensors
-        d_hidden, d_weight = wide(torch.zeros_like(hidden)), torch.empty_like(weight)
+        d_hidden, d_weight = to_fp32(torch.zeros_like(hidden)), torch.empty_like(weight)
         for start in range(0, len(weight), ctx.block):
             W, part = weight[start:start + ctx.block], d_weight[start:start + ctx.block]
-            p = product(hidden, W.T).sub_(lse[:, None]).exp_()            # (M, block)
+            p = matmul_fp32(hidden, W.T).sub_(lse[:, None]).exp_()            # (M, block)
             place, here = find(targets, start, len(W))
             p.scatter_(1, place, torch.where(here, -miss[:, None], p.gather(1, place)))
             p.mul_(-grad[:, None])
-            d_hidden += product(p, W)                  # a block's small terms meet first
-            if part.dtype == p.dtype:                          # no second block beside it
-                torch.mm(p.T, wide(hidden), out=part)
-            else:
-                part.copy_(product(p.T, hidden))
+            d_hidden += matmul_fp32(p, W)                  # a block's small terms meet first
+            part.copy_(matmul_fp32(p.T, hidden))
             del p                                          # before the next block's is made
         return d_hidden.to(hidden.dtype), d_weight, None, None
 
 
-def other_tokens(hidden, weight, targets, block, want_mean):
+def lse_without_target(hidden, weight, targets, block, want_mean):
     """The target's logit (M,), the log-sum-exp of the other tokens' (M,), and where wanted the mean
     (M, D) of the others' rows of weight, weighted by their probabilities."""
-    dtype = wide(hidden[:0]).dtype
+    dtype = to_fp32(hidden[:0]).dtype
     own = hidden.new_zeros(len(targets), dtype=dtype)
     high, total = own + torch.finfo(dtype).min, own.clone()               # running maximum and sum
     mean = torch.zeros_like(hidden, dtype=dtype) if want_mean else None
     for start in range(0, len(weight), block):
         W = weight[start:start + block]
-        z = product(hidden, W.T)                                          # (M, block)
+        z = matmul_fp32(hidden, W.T)                                          # (M, block)
         place, here = find(targets, start, len(W))
         here_z = z.gather(1, place)
         own = torch.where(here, here_z, own[:, None])[:, 0]
@@ -942,7 +954,7 @@ def other_tokens(hidden, weight, targets, block, want_mean):
         z = z.sub_(high[:, None]).exp_()
         total = total.mul_(shrink).add_(z.sum(1))
         if want_mean:
-            mean.mul_(shrink[:, None]).add_(product(z, W))
+            mean.mul_(shrink[:, None]).add_(matmul_fp32(z, W))
         del z                                              # before the next block's is made
     return own, total.log() + high, mean.div_(total[:, None]) if want_mean else None
 
@@ -953,7 +965,7 @@ def find(targets, start, size):
     return place.clamp(0, size - 1), (place >= 0) & (place < size)
 
 
-def wide(x):
+def to_fp32(x):
     """x in float32 or wider: what sums and exponentials are computed in."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -961,11 +973,11 @@ def wide(x):
 WIDE_MM = "dtype" in torch.ops.aten.mm.overloads()         # bf16 factors, float32 sums: torch 2.8
 
 
-def product(a, b):
+def matmul_fp32(a, b):
     """a @ b, summed and given in float32 or wider; on a GPU, the factors meet in b's precision."""
     if a.is_cuda and b.dtype == torch.bfloat16 and WIDE_MM:
         return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
-    return wide(a) @ wide(b)
+    return to_fp32(a) @ to_fp32(b)
 
 
 def token_logprobs(hidden, weight, targets, block=None):
@@ -1043,7 +1055,7 @@ def sequence_logprobs(model, batch):
     """log p(answer | prompt) of each sequence: the SUM of its scored tokens' log-probabilities.
 
     Returns (N,) float32, differentiable.  Main and opponent are both scored by this function."""
-    with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=model.fast):
+    with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=model.bf16_autocast):
         hidden = model(batch.ids, batch.positions, batch.mask())          # (B, T, D)
     logp = token_logprobs(hidden.flatten(0, 1)[batch.source], model.head, batch.target)
     return logp.new_zeros(batch.size).index_add(0, batch.owner, logp)
@@ -1077,7 +1089,7 @@ class KVCache:
         c = model.config
         shape = (c.num_hidden_layers, 2, slots, c.num_key_value_heads, capacity, c.head_dim)
         self.model = model
-        self.head = model.head if model.device.type == "cuda" else wide(model.head)
+        self.head = model.head if model.device.type == "cuda" else to_fp32(model.head)
         self.data = torch.zeros(shape, dtype=model.head.dtype, device=model.device)
 
     def advance(self, first, ids, start, last, width):
@@ -1092,7 +1104,7 @@ class KVCache:
         mask = torch.arange(width, device=device) <= positions[:, None, :, None]  # (B, 1, T, width)
         self.rows, self.positions, self.width = slice(first, first + B), positions, width
         hidden = self.model(ids, positions, mask, self)
-        return product(hidden[torch.arange(B, device=device), last], self.head.T)
+        return matmul_fp32(hidden[torch.arange(B, device=device), last], self.head.T)
 
     def layer(self, i):
         """What attention calls: it puts a call's keys and values (B, K, T, E) in the cache and
@@ -1141,11 +1153,11 @@ def shared_with_neighbours(prompts):
     return [min(max(pair), len(ids) - 1) for *pair, ids in zip(shared, shared[1:], prompts)]
 
 
-def like_lengths(lengths, most=8192):
+def bucket_by_length(lengths, most=8192):
     """Cut the indices of `lengths` into parts that are read together: by length, so that padding
     adds at most a quarter or 256 tokens; `most` tokens in a part, or one row.
 
-    >>> like_lengths([900, 10, 800, 11])
+    >>> bucket_by_length([900, 10, 800, 11])
     [[1, 3], [2, 0]]
     """
     parts, total = [], 0
@@ -1159,7 +1171,7 @@ def like_lengths(lengths, most=8192):
     return parts
 
 
-def draw(logits, temperature, generator):
+def sample_token(logits, temperature, generator):
     """Next tokens (B,) from logits (B, V), the likeliest at temperature 0; without the host."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -1209,7 +1221,7 @@ def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, slots=64
             order, logits = prefill(cache, trunk, first, [ids for ids, _ in taken])
             rows += [Row(samples[job], len(ids), min(max_new, context - len(ids)))
                      for ids, job in map(taken.__getitem__, order)]
-            tokens = draw(logits, temperature, generator)[:, None]
+            tokens = sample_token(logits, temperature, generator)[:, None]
             last = torch.cat([last, tokens[:, -1]])
         else:
             first, tokens = 0, decode(cache, rows, last, look, temperature, generator)
@@ -1217,7 +1229,7 @@ def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, slots=64
         ended = [i for i, new in enumerate(tokens.tolist(), first)
                  if extend(rows[i], new, eos)]
         if ended:
-            last = last[close_ranks(cache, rows, ended)]
+            last = last[compact_slots(cache, rows, ended)]
         if ended and progress:
             progress(len(ended))
     return samples
@@ -1227,7 +1239,7 @@ def prefill(cache, trunk, first, prompts):
     """Read sorted prompts into the slots from `first` on; the order in which they lie there, and
     the logits (B, V) behind each one's end, in that order."""
     shared, held, logits = shared_with_neighbours(prompts), [], []
-    parts = like_lengths([len(ids) - known for ids, known in zip(prompts, shared)])
+    parts = bucket_by_length([len(ids) - known for ids, known in zip(prompts, shared)])
     order = [i for part in parts for i in part]
     slot = {i: first + k for k, i in enumerate(order)}
     for i, ids in enumerate(prompts):
@@ -1250,7 +1262,7 @@ def decode(cache, rows, last, steps, temperature, generator):
     longest, tokens = max(row.length for row in rows), []
     for i in range(steps):
         logits = cache.advance(0, last[:, None], start + i, start * 0, longest + i + 1)
-        last = draw(logits, temperature, generator)
+        last = sample_token(logits, temperature, generator)
         tokens.append(last)
     for row in rows:
         row.length += steps
@@ -1269,7 +1281,7 @@ def extend(row, tokens, eos):
     return False
 
 
-def close_ranks(cache, rows, ended):
+def compact_slots(cache, rows, ended):
     """Drop the rows of these indices, the last rows in their slots; where each row was before."""
     place = list(range(len(rows)))
     for i in reversed(ended):
