@@ -105,13 +105,10 @@ class ModelConfig:
     def parse(raw, generation={}):
         """From the objects that config.json and generation_config.json hold."""
         refuse_unsupported(raw)
-        sizes = [raw.get(name) for name in SIZES]
-        for name, size in zip(SIZES, sizes):
-            if not isinstance(size, int) or size < 1:
-                raise DataError(f"{name} is {size}, not a positive number")
+        sizes = [positive(raw, name) for name in SIZES]
         context = raw.get("max_position_embeddings")       # with what scaling adds to it
-        if context is not None and (not isinstance(context, int) or context < 1):
-            raise DataError(f"max_position_embeddings is {context}, not a positive number")
+        if context is not None:
+            positive(raw, "max_position_embeddings")
         D, layers, heads = sizes[1], *sizes[3:]
         kv_heads = raw.get("num_key_value_heads") or heads
         if not isinstance(kv_heads, int) or heads % kv_heads:
@@ -130,6 +127,13 @@ class ModelConfig:
     def to_json(self):
         """The config.json of this model, readable by transformers."""
         return {**self.raw, "eos_token_id": list(self.eos)}
+
+
+def positive(raw, name, kinds=int, of=""):
+    """The number called `name` in a JSON object; DataError where it is none or not above 0."""
+    if not isinstance(value := raw.get(name), kinds) or value <= 0:
+        raise DataError(f"{of}{name} is {value}, not a positive number")
+    return value
 
 
 def refuse_unsupported(raw):
@@ -161,8 +165,7 @@ def rope_settings(raw):
     if rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1)) != 1:
         raise DataError("partial_rotary_factor is not supported")
     for name in ("rope_theta",) + needs[kind]:
-        if not isinstance(rope.get(name), (int, float)) or rope[name] <= 0:
-            raise DataError(f"rope's {name} is {rope.get(name)}, not a positive number")
+        positive(rope, name, (int, float), "rope's ")
     return rope
 
 
@@ -258,46 +261,45 @@ class Attention(nn.Module):
         if c.qk_norm:
             self.q_norm, self.k_norm = RMSNorm(E, c.rms_norm_eps), RMSNorm(E, c.rms_norm_eps)
 
-    def forward(self, x, rope, mask, memory=None):
-        """x (B, T, D); mask (B, 1, T, keys) bool, True where a query may look; memory: a
-        KVCache.layer, which takes this call's keys and values and gives back those of all `keys`.
-        """
+    def forward(self, x, rope, mask, cache=None):
+        """x (B, T, D); mask (B, 1, T, keys) bool, True where a query may look; cache: a
+        KVCache.layer, which stores this call's keys and values and returns all that are cached."""
         B, T, _ = x.shape
         q, k, v = (p(x).view(B, T, -1, self.c.head_dim).transpose(1, 2)
                    for p in (self.q_proj, self.k_proj, self.v_proj))      # (B, H or K, T, E)
         if self.c.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *rope), rotate(k, *rope)
-        if memory is not None:
-            k, v = memory(k, v)
+        if cache is not None:
+            k, v = cache(k, v)
         return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1))
 
 
 def attend(q, k, v, mask):
     """Softmax attention of q (B, H, T, E) over k and v (B, K, keys, E): (B, H, T, E).
 
-    Where keys = T, no query looks behind its own column: then keys that a block of queries cannot
-    see are not read, which spares a CPU near half of the work."""
+    Where keys = T the mask is causal by column: a CPU then computes blocks of queries against the
+    keys up to the block's end only, which saves nearly half of the work."""
     B, H, T, E = q.shape
-    K = k.shape[1]
-    if T == 1:                        # a group's heads in the place of T: no key is copied
+    K, keys = k.shape[1:3]
+    if T == 1:             # decoding: the heads of a group take the place of T, no key is copied
         return F.scaled_dot_product_attention(q.view(B, K, H // K, E), k, v, mask).view(B, H, 1, E)
-    if q.is_cuda:                     # its kernels take a mask or grouped heads, not both
+    if q.is_cuda:          # its fused kernels take a mask or grouped heads, not both
         k, v = k.repeat_interleave(H // K, 1), v.repeat_interleave(H // K, 1)
         return F.scaled_dot_product_attention(q, k, v, mask)
     look = plain_attention if q.dtype == torch.bfloat16 else F.scaled_dot_product_attention
-    if T < k.shape[2]:
-        return look(q, k, v, mask, enable_gqa=True)
-    return torch.cat([look(q[:, :, i:i + BLOCK], k[:, :, :i + BLOCK], v[:, :, :i + BLOCK],
-                           mask[:, :, i:i + BLOCK, :i + BLOCK], enable_gqa=True)
-                      for i in range(0, T, BLOCK)], 2)
+    size = BLOCK if T == keys else keys
+    return torch.cat([look(q[:, :, i:i + size], k[:, :, :i + size], v[:, :, :i + size],
+                           mask[:, :, i:i + size, :i + size], enable_gqa=True)
+                      for i in range(0, T, size)], 2)
 
 
-BLOCK = 192                           # queries that a CPU looks up together
+BLOCK = 192                           # queries in a block on a CPU
 
 
 def plain_attention(q, k, v, mask, enable_gqa):
-    """scaled_dot_product_attention in steps: a CPU's kernel does not use its bfloat16 products."""
+    """scaled_dot_product_attention written out, because its CPU kernel does not use the CPU's
+    bfloat16 matrix instructions."""
     B, H, T, E = q.shape
     hidden = torch.where(mask, 0, -math.inf).to(q.dtype)                  # (B, 1, T, keys)
     with torch.autocast("cpu", enabled=False):
@@ -325,15 +327,15 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.mlp = MLP(c)
 
-    def forward(self, x, rope, mask, memory=None):
-        x = x + self.self_attn(self.input_layernorm(x), rope, mask, memory)
+    def forward(self, x, rope, mask, cache=None):
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Decoder(nn.Module):
     def __init__(self, c):
         super().__init__()
-        # Without values: to draw some on the meta device, torch would import for seconds.
+        # Uninitialised: nn.Embedding's own initialisation on meta makes torch import for seconds.
         self.embed_tokens = nn.Embedding.from_pretrained(
             torch.empty(c.vocab_size, c.hidden_size), freeze=False)
         self.layers = nn.ModuleList(Block(c) for _ in range(c.num_hidden_layers))
@@ -341,15 +343,15 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids to hidden states.  Logits are left to `token_logprobs` and `generate`, which need
-    them at a few positions only."""
+    """Token ids to hidden states.  `token_logprobs` and `generate` compute the logits, at the few
+    positions where they are needed."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config
         self.bf16_autocast = False    # train under bfloat16 autocast (see `fast_bf16`)
         self.recompute = False        # keep no activations inside layers: less memory, more time
-        self.adapter = None           # PEFT's settings, where `add_lora` was here
+        self.adapter = None           # PEFT's settings of the LoRA adapter, if there is one
         self.model = Decoder(config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -363,29 +365,23 @@ class Transformer(nn.Module):
     def device(self):
         return self.head.device
 
-    def forward(self, ids, positions, mask, memory=None):
+    def forward(self, ids, positions, mask, cache=None):
         """ids, positions (B, T) int64; mask (B, 1, T, keys) bool -> normed hidden states (B, T, D).
 
-        memory: a KVCache to read and to grow; its key j lies at position j."""
+        cache: a KVCache to read and to extend; its key j is at position j."""
         x = self.model.embed_tokens(ids)
         rope = rope_table(positions, self.config)
-        places = torch.arange(mask.shape[-1], device=ids.device)[None]
-        keys = positions if memory is None else places                    # (B or 1, keys)
-        masks = {w: windowed(mask, positions, keys, w) for w in set(self.config.windows)}
+        cached = torch.arange(mask.shape[-1], device=ids.device)[None]
+        keys = positions if cache is None else cached                     # (B or 1, keys)
+        masks = {w: mask & (positions[:, None, :, None] - keys[:, None, None] < w) if w else mask
+                 for w in set(self.config.windows)}
         for i, layer in enumerate(self.model.layers):
             layer_mask = masks[self.config.windows[i]]
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(layer, x, rope, layer_mask, use_reentrant=False)
             else:
-                x = layer(x, rope, layer_mask, None if memory is None else memory.layer(i))
+                x = layer(x, rope, layer_mask, None if cache is None else cache.layer(i))
         return self.model.norm(x)
-
-
-def windowed(mask, positions, keys, window):
-    """The mask less the keys that lie `window` positions back or further; all of it at 0."""
-    if window == 0:
-        return mask
-    return mask & (positions[:, None, :, None] - keys[:, None, None, :] < window)
 
 
 def random_model(config, seed=0):
@@ -670,10 +666,8 @@ def adapt(model, settings):
     for name, allowed in LORA_ALLOWED.items():
         if (value := settings.get(name)) and value not in allowed:
             raise DataError(f"{name}{f' {value}' if allowed else ''} is not supported")
-    rank, alpha, targets = (settings.get(k) for k in ("r", "lora_alpha", "target_modules"))
-    for name, value in (("r", rank), ("lora_alpha", alpha)):
-        if not isinstance(value, (int, float)) or value <= 0:
-            raise DataError(f"{name} is {value}, not a positive number")
+    rank, alpha = positive(settings, "r"), positive(settings, "lora_alpha", (int, float))
+    targets = settings.get("target_modules")
     linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     chosen = [name for name in linear if is_target(name, targets or ())]
     if not chosen:
@@ -728,21 +722,19 @@ def save_adapter(model, folder, base):
 # Tokeniser
 
 class Tokenizer:
-    """A checkpoint's tokenizer.json and, where it has one, its chat template; for an adapter, the
-    files of its own folder come before those of its base model.
+    """A checkpoint's tokenizer.json and, where it has one, its chat template.  An adapter's folder
+    may have both, or a chat template alone; what it lacks comes from its base model.
 
     Special tokens spelled out in a text (`</s>`, `<think>`) are encoded as ordinary text: only
     those that the chat template itself writes are special."""
 
     def __init__(self, name):
-        base = base_folder(name)
-        self.folders = tuple(dict.fromkeys((local_folder(name), base)))
+        own, base = local_folder(name), base_folder(name)
+        self.folders = (own,) if (own / "tokenizer.json").exists() else (own, base)
         path = self.file("tokenizer.json")
-        self.folder = path.parent
+        self.folder, text = path.parent, json.dumps(read_json(path))
         try:
-            self.core = tokenizers.Tokenizer.from_str(json.dumps(read_json(path)))
-        except DataError:
-            raise
+            self.core = tokenizers.Tokenizer.from_str(text)
         except Exception as error:                         # the library raises bare Exception
             raise DataError(f"{path}: not a tokenizer ({error})") from None
         self.core.no_truncation()
@@ -751,10 +743,13 @@ class Tokenizer:
                         if token.special or re.fullmatch(r"[<\[].+[>\]]", token.content)]
         self.spelled = re.compile("|".join(
             map(re.escape, sorted(self.control, key=len, reverse=True))) or "(?!)")
-        settings = self.file("tokenizer_config.json")
-        self.settings = read_json(settings) if settings.exists() else {}
-        self.source = template_source(self.folders)
-        self.template = chat_template(self.folder, self.source) if self.source else None
+        path = self.file("tokenizer_config.json")
+        settings = read_json(path) if path.exists() else {}
+        texts = {name: token.get("content") if isinstance(token, dict) else token
+                 for name, token in settings.items() if name.endswith("_token")}
+        self.special = {name: text for name, text in texts.items() if text and type(text) is str}
+        source = template_source(self.file("chat_template.jinja"), path, settings)
+        self.template = chat_template(path.parent, source) if source else None
         self.end, self.context = 0, None                   # where there is no model yet
         if (base / "config.json").exists():
             config = ModelConfig.read(base)
@@ -771,17 +766,11 @@ class Tokenizer:
         if largest >= config.vocab_size:
             raise DataError(f"{self.folder}: tokenizer.json has token {largest}, config.json says "
                             f"vocab_size {config.vocab_size}")
-        own = self.core.token_to_id(self.special("eos_token"))
+        own = self.core.token_to_id(self.special.get("eos_token", ""))
         if own is None and not config.eos:
             raise DataError(f"{self.folder}: neither config.json nor the tokeniser has an end "
                             "token")
         return own if own in config.eos or not config.eos else config.eos[0]
-
-    def special(self, name):
-        """The text of a special token such as bos_token, empty where there is none."""
-        token = self.settings.get(name)
-        token = token.get("content") if isinstance(token, dict) else token
-        return token if isinstance(token, str) else ""
 
     @functools.cached_property
     def guarded(self):
@@ -814,11 +803,10 @@ class Tokenizer:
 
     def render(self, text):
         """The checkpoint's chat template around one turn of the user."""
-        tokens = {name: self.special(name) for name in self.settings
-                  if name.endswith("_token") and self.special(name)}
         try:
             return self.template.render(messages=[{"role": "user", "content": text}], tools=None,
-                                        documents=None, add_generation_prompt=True, **tokens)
+                                        documents=None, add_generation_prompt=True,
+                                        **self.special)
         except Exception as error:                         # it is code, and may raise anything
             raise DataError(f"{self.folder}: the chat template fails ({error})") from None
 
@@ -832,33 +820,28 @@ class Tokenizer:
         for name in TOKENIZER_FILES:
             if (path := self.file(name)).exists():
                 shutil.copyfile(path, Path(folder) / name)
-        if self.source:                                    # the one in use, before all others
-            (Path(folder) / "chat_template.jinja").write_text(self.source, encoding="utf-8")
 
 
 NONCE = secrets.token_hex(8)
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
-                   "special_tokens_map.json", "generation_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json",
+                   "merges.txt", "special_tokens_map.json", "generation_config.json")
 
 
-def template_source(folders):
-    """The text of the chat template, from the first folder that has one; None where the first
-    folder with a complete tokeniser has none."""
-    for folder in folders:
-        path, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-        if path.exists():
-            try:
-                return path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{path}: cannot be read ({error})") from None
-        source = read_json(settings).get("chat_template") if settings.exists() else None
-        if isinstance(source, list):                       # several, by name
-            source = next((entry.get("template") for entry in source if isinstance(entry, dict)
-                           and entry.get("name") == "default"), 0)
-        if source is not None and not isinstance(source, str):
-            raise DataError(f"{settings}: chat_template is no text, nor has one named default")
-        if source or settings.exists() and (folder / "tokenizer.json").exists():
-            return source
+def template_source(path, config, settings):
+    """The chat template: the text of the file at `path`, else what the object `settings` of
+    tokenizer_config.json says; None where there is none."""
+    if path.exists():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read ({error})") from None
+    source = settings.get("chat_template")
+    if isinstance(source, list):                           # several, by name
+        source = next((entry.get("template") for entry in source if isinstance(entry, dict)
+                       and entry.get("name") == "default"), 0)
+    if source is not None and not isinstance(source, str):
+        raise DataError(f"{config}: chat_template is no text, nor has one named default")
+    return source
 
 
 class Generation(jinja2.ext.Extension):
@@ -1069,11 +1052,11 @@ def fast_bf16(device):
 
 
 # ---------------------------------------------------------------------------------------------
-# Generation: a static cache whose slots are refilled as their rows finish
+# Generation: a static kv cache; rows that end make room for new prompts
 
 @dataclass
 class Sample:
-    """One answer: its token ids, and the end token that came behind them; None if cut off."""
+    """One answer: its token ids, and the end token after them; None if it was cut off."""
     ids: list
     end: int | None = None
 
@@ -1083,21 +1066,22 @@ class Sample:
 
 
 class KVCache:
-    """Keys and values of S slots with C positions each; the forward that reads and grows them."""
+    """Keys and values of `rows` sequences with room for `capacity` positions each, and the forward
+    pass that reads and extends them."""
 
-    def __init__(self, model, slots, capacity):
+    def __init__(self, model, rows, capacity):
         c = model.config
-        shape = (c.num_hidden_layers, 2, slots, c.num_key_value_heads, capacity, c.head_dim)
+        shape = (c.num_hidden_layers, 2, rows, c.num_key_value_heads, capacity, c.head_dim)
         self.model = model
         self.head = model.head if model.device.type == "cuda" else to_fp32(model.head)
         self.data = torch.zeros(shape, dtype=model.head.dtype, device=model.device)
 
     def advance(self, first, ids, start, last, width):
-        """Read ids (B, T) into slots first .. first + B - 1 from positions start (B,) on; logits
-        (B, V) of each row's column last (B,).  width: start + T of the row where it is largest.
+        """Read ids (B, T) into rows first .. first + B - 1 from positions start (B,) on; logits
+        (B, V) at each row's column last (B,).  width: the largest start + T.
 
-        Columns after `last` are padding: what they leave in the cache lies behind the row's end,
-        hidden until it is overwritten."""
+        Columns after `last` are padding: what they write lies past the row's end, masked until it
+        is overwritten."""
         device, (B, T), width = self.data.device, ids.shape, min(width, self.data.shape[4])
         positions = start[:, None] + torch.arange(T, device=device)               # (B, T)
         positions = positions.clamp(max=self.data.shape[4] - 1)
@@ -1107,76 +1091,66 @@ class KVCache:
         return matmul_fp32(hidden[torch.arange(B, device=device), last], self.head.T)
 
     def layer(self, i):
-        """What attention calls: it puts a call's keys and values (B, K, T, E) in the cache and
-        gives back (B, K, width, E), views of it."""
+        """The function that attention calls: it stores a call's keys and values (B, K, T, E) and
+        returns those of all positions (B, K, width, E), as views of the cache."""
         cached = self.data[i, :, self.rows]                               # (2, B, K, C, E)
         rows = torch.arange(cached.shape[1], device=cached.device)[:, None]
 
-        def memory(*new):
+        def store(*new):
             for old, x in zip(cached, new):
                 old[rows, :, self.positions] = x.transpose(1, 2)
             return cached[:, :, :, :self.width].unbind(0)
-        return memory
+        return store
 
     def copy(self, other, source, target, width):
-        """Copy the first `width` positions of slot `source` of another cache to slot `target`."""
+        """Copy the first `width` positions of row `source` of another cache to row `target`."""
         self.data[:, :, target, :, :width] = other.data[:, :, source, :, :width]
 
 
-class Trunk:
-    """The beginning of the last prompts (a schema, a prompt to be sampled n times) in a cache of
-    its own: it is read once and copied into their slots."""
+class PrefixCache:
+    """A kv cache of one row with the prefix that recent prompts share (a schema, or the prompt of
+    n samples): it is read once and copied into their rows."""
 
     def __init__(self, model, capacity):
         self.cache, self.ids = KVCache(model, 1, capacity), []
 
-    def reach(self, ids, shared):
-        """How many first tokens of a prompt are held; `shared` of them, where that pays."""
+    def extend(self, ids, shared):
+        """How many first tokens of a prompt are cached: `shared` of them, where reading those pays,
+        else those that are cached already."""
         have = common_prefix([self.ids, ids[:-1]])         # the last token's logits are wanted
         if shared - have < 16:
             return have
         new = torch.tensor([ids[have:shared]], device=self.cache.data.device)
-        at = torch.tensor([have], device=new.device)
-        self.cache.advance(0, new, at, at * 0, shared)
+        start = torch.tensor([have], device=new.device)
+        self.cache.advance(0, new, start, start * 0, shared)
         self.ids = ids[:shared]
         return shared
 
 
-def shared_with_neighbours(prompts):
-    """How many first tokens each of these sorted prompts shares with the one before or behind it,
-    its last token left out.
-
-    >>> shared_with_neighbours([[1, 2, 3], [1, 2, 4, 5], [1, 2, 4, 6], [3, 4]])
-    [2, 3, 3, 0]
-    """
-    shared = [0] + [common_prefix(pair) for pair in zip(prompts, prompts[1:])] + [0]
-    return [min(max(pair), len(ids) - 1) for *pair, ids in zip(shared, shared[1:], prompts)]
-
-
 def bucket_by_length(lengths, most=8192):
-    """Cut the indices of `lengths` into parts that are read together: by length, so that padding
-    adds at most a quarter or 256 tokens; `most` tokens in a part, or one row.
+    """Split the indices of `lengths` into batches, shortest first, in which padding adds at most a
+    quarter or 256 tokens; `most` tokens in a batch, or one row.
 
     >>> bucket_by_length([900, 10, 800, 11])
     [[1, 3], [2, 0]]
     """
-    parts, total = [], 0
+    buckets, total = [], 0
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
         total += lengths[i]
-        padded = lengths[i] * (len(parts[-1]) + 1) if parts else 0
-        if not parts or padded > min(most, total + max(total // 4, 256)):
-            parts.append([])
+        padded = lengths[i] * (len(buckets[-1]) + 1) if buckets else 0
+        if not buckets or padded > min(most, total + max(total // 4, 256)):
+            buckets.append([])
             total = lengths[i]
-        parts[-1].append(i)
-    return parts
+        buckets[-1].append(i)
+    return buckets
 
 
 def sample_token(logits, temperature, generator):
-    """Next tokens (B,) from logits (B, V), the likeliest at temperature 0; without the host."""
+    """Next tokens (B,) from logits (B, V), the likeliest at temperature 0; no GPU-CPU sync."""
     if temperature == 0:
         return logits.argmax(-1)
     p = (logits / temperature).softmax(-1)
-    if p.is_cuda:      # the argmax of p / Exp(1) is a draw from p; sums there differ between runs
+    if p.is_cuda:      # argmax of p / Exp(1) samples from p; a GPU's cumsum differs between runs
         return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(-1)
     below = p.cumsum(-1)
     u = 1 - torch.rand(len(p), 1, generator=generator)                    # in (0, 1]
@@ -1185,49 +1159,51 @@ def sample_token(logits, temperature, generator):
 
 @dataclass
 class Row:
-    """A row in the making: its Sample, and how many positions of its slot are filled."""
+    """A row of the decode batch: its Sample, and how many positions of the cache it fills."""
     sample: Sample
     length: int
     most: int                     # tokens that the answer may have
 
 
-LOOK = {"cuda": 8}            # how many tokens are decoded before the host looks which rows ended
+SYNC_EVERY = {"cuda": 8}      # tokens decoded between two looks at which rows have ended
 
 
 @torch.no_grad()
-def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, slots=64, progress=None):
+def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, batch_size=64,
+             progress=None):
     """n Samples of each prompt (lists of token ids), in order: n of the first, n of the second, ...
 
-    Rows keep their own lengths (no left padding) and lie in the first slots: where one ends, the
-    last takes its slot; when a quarter is free, new prompts are read.  Greedy at temperature 0.
-    The same seed gives the same samples.  progress(rows ended) is called as rows end.  An answer is
-    cut off where the model's context ends; DataError where a prompt leaves no room for one."""
+    Rows have their own lengths (no left padding) and fill the cache from its first row on: when one
+    ends, the last row moves into its place; when a quarter of the rows is free, new prompts are
+    read.  Greedy at temperature 0; the same seed gives the same samples.  progress(n) is called as
+    n rows end.  Answers are cut off at max_new tokens or at the model's context; DataError where a
+    prompt leaves no room for one."""
     context, longest = model.config.context or math.inf, max(map(len, prompts), default=0)
     if longest >= context:
         raise DataError(f"a prompt has {longest} tokens, which leaves no room for an answer in the "
                         f"model's context of {context} (max_position_embeddings)")
     samples = [Sample([]) for _ in prompts for _ in range(n)]
     jobs = sorted(((prompts[i // n], i) for i in range(len(samples))), reverse=True)
-    slots, look = min(slots, len(jobs)), LOOK.get(model.device.type, 1)
-    capacity = longest + max_new + look
-    cache, trunk = KVCache(model, slots, capacity), Trunk(model, capacity)
+    batch_size, steps = min(batch_size, len(jobs)), SYNC_EVERY.get(model.device.type, 1)
+    capacity = longest + max_new + steps
+    cache, prefix = KVCache(model, batch_size, capacity), PrefixCache(model, capacity)
     generator = torch.Generator(model.device).manual_seed(seed)
     rows, eos = [], set(model.config.eos)
     last = torch.zeros(0, dtype=torch.long, device=model.device)          # each row's last token
     while jobs or rows:
         first = len(rows)
-        if jobs and (slots - first) * 4 >= slots:
-            taken = [jobs.pop() for _ in range(min(slots - first, len(jobs)))]
-            order, logits = prefill(cache, trunk, first, [ids for ids, _ in taken])
+        if jobs and (batch_size - first) * 4 >= batch_size:
+            taken = [jobs.pop() for _ in range(min(batch_size - first, len(jobs)))]
+            order, logits = prefill(cache, prefix, first, [ids for ids, _ in taken])
             rows += [Row(samples[job], len(ids), min(max_new, context - len(ids)))
                      for ids, job in map(taken.__getitem__, order)]
             tokens = sample_token(logits, temperature, generator)[:, None]
             last = torch.cat([last, tokens[:, -1]])
         else:
-            first, tokens = 0, decode(cache, rows, last, look, temperature, generator)
+            first, tokens = 0, decode(cache, rows, last, steps, temperature, generator)
             last = tokens[:, -1]
         ended = [i for i, new in enumerate(tokens.tolist(), first)
-                 if extend(rows[i], new, eos)]
+                 if append(rows[i], new, eos)]
         if ended:
             last = last[compact_slots(cache, rows, ended)]
         if ended and progress:
@@ -1235,29 +1211,30 @@ def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, slots=64
     return samples
 
 
-def prefill(cache, trunk, first, prompts):
-    """Read sorted prompts into the slots from `first` on; the order in which they lie there, and
-    the logits (B, V) behind each one's end, in that order."""
-    shared, held, logits = shared_with_neighbours(prompts), [], []
-    parts = bucket_by_length([len(ids) - known for ids, known in zip(prompts, shared)])
-    order = [i for part in parts for i in part]
-    slot = {i: first + k for k, i in enumerate(order)}
+def prefill(cache, prefix, first, prompts):
+    """Read sorted prompts into the cache's rows from `first` on; the order in which they lie there,
+    and the logits (B, V) after each one's end, in that order."""
+    near = [common_prefix(pair) for pair in zip([[], *prompts], [*prompts, []])]
+    shared = [min(max(pair), len(ids) - 1) for ids, *pair in zip(prompts, near, near[1:])]
+    buckets = bucket_by_length([len(ids) - known for ids, known in zip(prompts, shared)])
+    order, held, logits = sum(buckets, []), [], []
     for i, ids in enumerate(prompts):
-        held.append(trunk.reach(ids, shared[i]))
-        cache.copy(trunk.cache, 0, slot[i], held[i])
-    for part in parts:
-        rests = [prompts[i][held[i]:] for i in part]
+        held.append(prefix.extend(ids, shared[i]))
+        cache.copy(prefix.cache, 0, first + order.index(i), held[i])
+    for bucket in buckets:
+        rests = [prompts[i][held[i]:] for i in bucket]
         T = max(map(len, rests))
         ids, start, last = (torch.tensor(x, device=cache.data.device) for x in (
             [rest + [0] * (T - len(rest)) for rest in rests],
-            [held[i] for i in part], [len(rest) - 1 for rest in rests]))
-        width = max(held[i] for i in part) + T
-        logits.append(cache.advance(slot[part[0]], ids, start, last, width))
+            [held[i] for i in bucket], [len(rest) - 1 for rest in rests]))
+        logits.append(cache.advance(first, ids, start, last,
+                                    max(held[i] for i in bucket) + T))
+        first += len(bucket)
     return order, torch.cat(logits)
 
 
 def decode(cache, rows, last, steps, temperature, generator):
-    """The next tokens (B, steps) of all rows, whose last tokens (B,) are not read yet."""
+    """The next tokens (B, steps) of all rows, whose last tokens (B,) are not in the cache yet."""
     start = torch.tensor([row.length for row in rows], device=last.device)
     longest, tokens = max(row.length for row in rows), []
     for i in range(steps):
@@ -1269,7 +1246,7 @@ def decode(cache, rows, last, steps, temperature, generator):
     return torch.stack(tokens, 1)
 
 
-def extend(row, tokens, eos):
+def append(row, tokens, eos):
     """Append new tokens to a row's sample; whether it has ended."""
     for token in tokens:
         if token in eos:
@@ -1282,7 +1259,8 @@ def extend(row, tokens, eos):
 
 
 def compact_slots(cache, rows, ended):
-    """Drop the rows of these indices, the last rows in their slots; where each row was before."""
+    """Remove the rows of these indices and move the last rows into their places; for each row that
+    is left, its index before."""
     place = list(range(len(rows)))
     for i in reversed(ended):
         place[i], rows[i] = place[-1], rows[-1]

@@ -855,10 +855,10 @@ def test_batched_greedy_equals_one_by_one(name, monkeypatch):
     shared = prompts_of(2, 1, 48, 40, 41)[0]
     prompts += [shared + p for p in prompts_of(3, 4, 48, 1, 9)] + [shared, shared]
     expected = [plain_greedy(model, p, 12) for p in prompts]
-    for slots in (1, 4, 64):
-        assert lm.generate(model, prompts, 12, slots=slots) == expected
-    monkeypatch.setitem(lm.LOOK, "cpu", 5)                 # rows go on behind their end, unseen
-    assert lm.generate(model, prompts, 12, slots=4) == expected
+    for batch_size in (1, 4, 64):
+        assert lm.generate(model, prompts, 12, batch_size=batch_size) == expected
+    monkeypatch.setitem(lm.SYNC_EVERY, "cpu", 5)           # rows go on behind their end, unseen
+    assert lm.generate(model, prompts, 12, batch_size=4) == expected
     assert 0 < sum(s.finished for s in expected) < len(expected)
 
 
@@ -904,7 +904,7 @@ def test_what_prompts_share_is_read_once(reads):
 def test_a_step_reads_the_live_rows_and_no_others(reads):
     model = lm.load_pretrained(GOLDENS / "llama3")
     model.config.eos = (2, 5, 9, 11)
-    samples = lm.generate(model, prompts_of(1, 20, 48, 2), 30, 1.0, slots=20)
+    samples = lm.generate(model, prompts_of(1, 20, 48, 2), 30, 1.0, batch_size=20)
     assert sum(B for B, T in reads if T == 1) == sum(len(s.ids) + s.finished - 1 for s in samples)
     assert len({len(s.ids) for s in samples}) > 5
 
@@ -913,16 +913,16 @@ def test_n_samples_come_in_order_behind_their_prompt():
     model = lm.random_model(lm.ModelConfig.tiny(70))
     prompts = prompts_of(5, 7)
     once = lm.generate(model, prompts, 8)
-    assert lm.generate(model, prompts, 8, n=3, slots=4) == [s for s in once for _ in range(3)]
+    assert lm.generate(model, prompts, 8, n=3, batch_size=4) == [s for s in once for _ in range(3)]
 
 
 def test_the_same_seed_gives_the_same_samples_and_another_others():
     model = lm.random_model(lm.ModelConfig.tiny(70))
     prompts = prompts_of(6, 9)
-    first = lm.generate(model, prompts, 12, temperature=1.0, n=2, seed=1, slots=5)
+    first = lm.generate(model, prompts, 12, temperature=1.0, n=2, seed=1, batch_size=5)
     before = torch.random.get_rng_state()
-    assert lm.generate(model, prompts, 12, temperature=1.0, n=2, seed=1, slots=5) == first
-    assert lm.generate(model, prompts, 12, temperature=1.0, n=2, seed=2, slots=5) != first
+    assert lm.generate(model, prompts, 12, temperature=1.0, n=2, seed=1, batch_size=5) == first
+    assert lm.generate(model, prompts, 12, temperature=1.0, n=2, seed=2, batch_size=5) != first
     assert torch.equal(torch.random.get_rng_state(), before)   # the global generator is not used
 
 
@@ -941,7 +941,7 @@ def test_sampled_tokens_follow_the_softmax(temperature):
     model = spread_model()
     prompt, n = [3, 1, 4, 1, 5], 6000
     p = (all_logits(model, [prompt])[0][-1] / temperature).softmax(-1)
-    samples = lm.generate(model, [prompt], 1, temperature, n=n, seed=4, slots=500)
+    samples = lm.generate(model, [prompt], 1, temperature, n=n, seed=4, batch_size=500)
     counts = torch.bincount(torch.tensor([s.ids[0] for s in samples]), minlength=12)
     chi_square = ((counts - n * p) ** 2 / (n * p)).sum()
     assert n * p.min() > 5 and p.max() > 2 * p.min()       # the test sees what it should see
@@ -953,7 +953,7 @@ def test_sampled_tokens_follow_the_softmax(temperature):
 def test_later_tokens_follow_the_softmax_too():
     """Each sampled token's probability under the model, averaged, is the sum of p squared."""
     model = spread_model()
-    samples = lm.generate(model, prompts_of(8, 40, 12), 10, 1.0, n=10, seed=7, slots=64)
+    samples = lm.generate(model, prompts_of(8, 40, 12), 10, 1.0, n=10, seed=7, batch_size=64)
     prompts = [p for p in prompts_of(8, 40, 12) for _ in range(10)]
     surprise = []
     for prompt, sample in zip(prompts, samples):
@@ -987,7 +987,7 @@ def test_decode_time_log_probabilities_sum_to_those_of_the_finished_sequence():
 
 def test_progress_counts_every_row_and_no_prompts_give_no_samples():
     model, seen = lm.random_model(lm.ModelConfig.tiny(70)), []
-    lm.generate(model, prompts_of(12, 9), 5, slots=4, progress=seen.append)
+    lm.generate(model, prompts_of(12, 9), 5, batch_size=4, progress=seen.append)
     assert sum(seen) == 9 and lm.generate(model, [], 5) == []
 
 

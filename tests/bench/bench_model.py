@@ -163,7 +163,8 @@ def generate(small):
     prompts = [torch.randint(V, (size,), generator=g).tolist()
                for size in torch.randint(low, high + 1, (count,), generator=g).tolist()]
     model = lm.random_model(config).to(DEVICE)
-    calls = {"model.py": lambda: lengths_of(lm.generate(model, prompts, most, 1.0, slots=count))}
+    calls = {"model.py": lambda: lengths_of(
+        lm.generate(model, prompts, most, 1.0, batch_size=count))}
     if PEERS:
         peer = transformers_model(model)
         calls["transformers"] = lambda: their_lengths(peer, prompts, config, most, count)
@@ -348,7 +349,7 @@ def decode(small):
             prompts = [[7 + i] * 512 for i in range(B)]
 
             def call(new):
-                return lm.generate(model, prompts, new, slots=B)
+                return lm.generate(model, prompts, new, batch_size=B)
             call(16)
             short, long = (measured(lambda new=new: call(new))[0] for new in (16, 144))
             a_step = (long - short) / 128
