@@ -56,6 +56,8 @@ from sqlexec import DataError
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
          "num_attention_heads")
+# Settings that must be missing, empty or one of these values.
+MODEL_ALLOWED = {"mlp_bias": (), "hidden_act": ("silu",), "partial_rotary_factor": (1,)}
 
 
 @dataclass
@@ -74,10 +76,10 @@ class ModelConfig:
     qkv_bias: bool
     o_bias: bool
     qk_norm: bool
-    windows: tuple                # of each layer: how many keys a query sees, 0 = all before it
+    windows: tuple                # sliding window of each layer, 0 = full attention
     eos: tuple                    # every token id that ends an answer
-    context: int | None           # how many tokens the model was made for, None if it is not said
-    raw: dict                     # config.json as it was read: what is saved
+    context: int | None           # context window in tokens, None if not stated
+    raw: dict                     # config.json as read; saved again with the model
 
     @staticmethod
     def tiny(vocab_size, hidden_size=32, layers=2, heads=2, kv_heads=1, eos=(0,)):
@@ -92,8 +94,8 @@ class ModelConfig:
 
     @staticmethod
     def read(folder):
-        """From FOLDER/config.json, and the end tokens of generation_config.json where there is one;
-        DataError where it is missing, not JSON, or asks for what is not supported."""
+        """Read FOLDER/config.json, and the end tokens of generation_config.json if it exists;
+        DataError where the file is missing, not JSON, or needs an unsupported feature."""
         path, more = Path(folder) / "config.json", Path(folder) / "generation_config.json"
         raw, generation = read_json(path), read_json(more) if more.exists() else {}
         try:
@@ -103,10 +105,15 @@ class ModelConfig:
 
     @staticmethod
     def parse(raw, generation={}):
-        """From the objects that config.json and generation_config.json hold."""
-        refuse_unsupported(raw)
+        """Build from the parsed objects of config.json and generation_config.json."""
+        if (architecture := (raw.get("architectures") or ["none"])[0]) not in ARCHITECTURES:
+            raise DataError(f"architecture {architecture} is not supported "
+                            f"(supported: {', '.join(ARCHITECTURES)})")
+        if raw.get("quantization_config"):
+            raise DataError("quantised weights are not supported")
+        refuse(raw, MODEL_ALLOWED)
         sizes = [positive(raw, name) for name in SIZES]
-        context = raw.get("max_position_embeddings")       # with what scaling adds to it
+        context = raw.get("max_position_embeddings")       # RoPE scaling included
         if context is not None:
             positive(raw, "max_position_embeddings")
         D, layers, heads = sizes[1], *sizes[3:]
@@ -116,7 +123,7 @@ class ModelConfig:
         head_dim, eps = raw.get("head_dim") or D // heads, raw.get("rms_norm_eps", 1e-6)
         if not isinstance(head_dim, int) or not isinstance(eps, (int, float)):
             raise DataError(f"head_dim is {head_dim} and rms_norm_eps {eps}: not numbers")
-        kind = raw["architectures"][0].removesuffix("ForCausalLM").lower()
+        kind = architecture.removesuffix("ForCausalLM").lower()
         bias = bool(raw.get("attention_bias")) and kind in ("llama", "qwen3")
         return ModelConfig(
             *sizes, kv_heads, head_dim, eps, rope_settings(raw),
@@ -130,23 +137,19 @@ class ModelConfig:
 
 
 def positive(raw, name, kinds=int, of=""):
-    """The number called `name` in a JSON object; DataError where it is none or not above 0."""
+    """raw[name], checked: DataError where it is not a number above 0."""
     if not isinstance(value := raw.get(name), kinds) or value <= 0:
         raise DataError(f"{of}{name} is {value}, not a positive number")
     return value
 
 
-def refuse_unsupported(raw):
-    """DataError naming what this file's transformer does not do."""
-    if (architecture := (raw.get("architectures") or ["none"])[0]) not in ARCHITECTURES:
-        raise DataError(f"architecture {architecture} is not supported "
-                        f"(supported: {', '.join(ARCHITECTURES)})")
-    if raw.get("quantization_config"):
-        raise DataError("quantised weights are not supported")
-    if raw.get("mlp_bias"):
-        raise DataError("mlp_bias is not supported")
-    if (act := raw.get("hidden_act", "silu")) != "silu":
-        raise DataError(f"hidden_act {act} is not supported (supported: silu)")
+def refuse(settings, allowed):
+    """DataError naming a setting of a JSON object whose value is not among the allowed ones."""
+    for name, values in allowed.items():
+        if (value := settings.get(name)) and value not in values:
+            raise DataError(f"{name} {value} is not supported (supported: "
+                            f"{', '.join(map(str, values))})" if values else
+                            f"{name} is not supported")
 
 
 def rope_settings(raw):
@@ -162,16 +165,15 @@ def rope_settings(raw):
                         "original_max_position_embeddings")}
     if kind not in needs:
         raise DataError(f"rope type {kind} is not supported (supported: {', '.join(needs)})")
-    if rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1)) != 1:
-        raise DataError("partial_rotary_factor is not supported")
+    refuse(rope, MODEL_ALLOWED)
     for name in ("rope_theta",) + needs[kind]:
         positive(rope, name, (int, float), "rope's ")
     return rope
 
 
 def windows(raw, kind, layers):
-    """The sliding window of each layer, 0 where it sees everything before it."""
-    if kind == "mistral":                                  # transformers' default, if the key lacks
+    """The sliding window of each layer, 0 for full attention."""
+    if kind == "mistral":                                  # transformers' default for no key
         return (raw.get("sliding_window", 4096) or 0,) * layers
     window = raw.get("sliding_window") if raw.get("use_sliding_window") else None
     if kind == "llama" or not window:
@@ -195,7 +197,7 @@ def end_tokens(raw, generation):
 
 
 def read_json(path):
-    """The JSON object in a file; DataError with the place where it cannot be read."""
+    """The JSON object in a file; DataError naming the file where it cannot be read."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -220,15 +222,15 @@ class RMSNorm(nn.Module):
 
 
 def frequencies(c, device):
-    """Radians that each pair of a head's dimensions turns by in one position: (E/2,) float32."""
+    """RoPE's angle per position, in radians, for each pair of dimensions: (E/2,) float32."""
     rope, E = c.rope, c.head_dim
     turn = rope["rope_theta"] ** -(torch.arange(0, E, 2, device=device).float() / E)
     if rope["rope_type"] == "default":
         return turn
     if rope["rope_type"] == "linear":
         return turn / rope["factor"]
-    # llama3: what turns often within the original context stays, what hardly turns is stretched by
-    # `factor`, and in between the two are mixed.
+    # llama3: high frequencies stay, low ones are divided by `factor`, those in between are
+    # interpolated.
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     turns = rope["original_max_position_embeddings"] * turn / (2 * math.pi)
     keep = ((turns - low) / (high - low)).clamp(0, 1)
@@ -244,7 +246,7 @@ def rope_table(positions, c):
 
 
 def rotate(x, cos, sin):
-    """Rotary embedding of x (B, H, T, E), the halves convention of Llama and Qwen."""
+    """Apply rotary embeddings to x (B, H, T, E), pairing dimension i with i + E/2."""
     a, b = x.chunk(2, dim=-1)
     return x * cos.to(x.dtype) + torch.cat([-b, a], dim=-1) * sin.to(x.dtype)
 
@@ -262,7 +264,7 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = RMSNorm(E, c.rms_norm_eps), RMSNorm(E, c.rms_norm_eps)
 
     def forward(self, x, rope, mask, cache=None):
-        """x (B, T, D); mask (B, 1, T, keys) bool, True where a query may look; cache: a
+        """x (B, T, D); mask (B, 1, T, keys) bool, True where a query may attend; cache: a
         KVCache.layer, which stores this call's keys and values and returns all that are cached."""
         B, T, _ = x.shape
         q, k, v = (p(x).view(B, T, -1, self.c.head_dim).transpose(1, 2)
@@ -350,7 +352,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.bf16_autocast = False    # train under bfloat16 autocast (see `fast_bf16`)
-        self.recompute = False        # keep no activations inside layers: less memory, more time
+        self.recompute = False        # activation checkpointing: less memory, more time
         self.adapter = None           # PEFT's settings of the LoRA adapter, if there is one
         self.model = Decoder(config)
         if not config.tie_word_embeddings:
@@ -405,8 +407,8 @@ INDEX = "model.safetensors.index.json"
 
 
 def local_folder(name):
-    """The folder called `name`, or else the local copy of the model of that id on the Hugging Face
-    hub, fetched where needed."""
+    """The folder `name` if it exists, else the local copy of that model of the Hugging Face hub,
+    downloaded if necessary."""
     if Path(name).exists() or str(name).count("/") != 1:
         return Path(name)
     try:
@@ -419,7 +421,7 @@ def local_folder(name):
 
 
 def base_folder(name):
-    """The folder of a model's weights and tokeniser; of an adapter, its base model's."""
+    """The folder of the base model: `name` itself, or what an adapter's config points to."""
     folder = local_folder(name)
     adapter = folder / ADAPTER_CONFIG
     if (folder / "config.json").exists() or not adapter.exists():
@@ -479,13 +481,13 @@ def shards(folder):
 
 
 def ignored(key, config):
-    """Tensors that add nothing: a tied head stored twice, the rotary tables of old Llama files."""
+    """Redundant tensors: the copy of a tied head, the rotary tables of old Llama files."""
     return key.endswith("rotary_emb.inv_freq") or (
         key == "lm_head.weight" and config.tie_word_embeddings)
 
 
 def fill(model, key, tensor, dtype, wanted, shard):
-    """Put a loaded tensor in the place of the meta parameter `key`, and tick it off `wanted`."""
+    """Replace the meta parameter `key` by a loaded tensor and remove it from `wanted`."""
     if key not in wanted:
         raise DataError(f"{shard}: {key} has no place in the model of the config")
     if tensor.shape != wanted[key].shape:
@@ -501,7 +503,7 @@ def fill(model, key, tensor, dtype, wanted, shard):
 def save_pretrained(model, folder, dtype=None):
     """Write config.json and model.safetensors; transformers, PEFT and vLLM read the folder.
 
-    An adapter is written merged.  dtype: of the weights in the file; as they are, if None."""
+    Adapters are merged into the weights.  dtype: of the saved weights, None = unchanged."""
     tensors = {k: v for k, v in model.state_dict().items() if ".lora_" not in k}
     tensors.update({f"{name}.weight": layer.merged() for name, layer in lora_layers(model)})
     tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in tensors.items()}
@@ -514,7 +516,7 @@ def save_pretrained(model, folder, dtype=None):
 
 
 def write_tensors(tensors, path):
-    """A safetensors file that is there whole or not at all."""
+    """Write a safetensors file atomically."""
     temporary = path.with_suffix(".tmp")
     try:
         save_file(tensors, temporary, metadata={"format": "pt"})
@@ -644,10 +646,10 @@ def lora_layers(model):
 
 
 def add_lora(model, rank=16, alpha=32, targets=LORA_TARGETS, seed=0):
-    """Freeze the model and put an adapter beside each layer that `targets` names, as PEFT names
-    them: ends of layer names, one regular expression, or "all-linear".
+    """Freeze the model and add an adapter to each layer that `targets` selects, as in PEFT:
+    ends of layer names, one regular expression, or "all-linear".
 
-    B is 0, so that nothing changes before the first step.  DataError if no layer fits."""
+    B starts at 0, so the model's outputs are unchanged at first.  DataError if no layer matches."""
     model = adapt(model, {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank,
                           "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none",
                           "target_modules": targets if isinstance(targets, str) else list(targets)})
@@ -661,11 +663,9 @@ def add_lora(model, rank=16, alpha=32, targets=LORA_TARGETS, seed=0):
 
 
 def adapt(model, settings):
-    """Put in the layers that the object of an adapter_config.json describes, still without values;
-    DataError naming what is not supported."""
-    for name, allowed in LORA_ALLOWED.items():
-        if (value := settings.get(name)) and value not in allowed:
-            raise DataError(f"{name}{f' {value}' if allowed else ''} is not supported")
+    """Add uninitialised adapters as the parsed adapter_config.json says; DataError naming what is
+    not supported."""
+    refuse(settings, LORA_ALLOWED)
     rank, alpha = positive(settings, "r"), positive(settings, "lora_alpha", (int, float))
     targets = settings.get("target_modules")
     linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
@@ -683,7 +683,7 @@ def adapt(model, settings):
 
 
 def is_target(name, targets):
-    """Whether PEFT's target_modules mean the linear layer of this name."""
+    """Whether PEFT's target_modules select the linear layer of this name."""
     if targets == "all-linear":
         return name != "lm_head"
     if isinstance(targets, str):
@@ -692,7 +692,7 @@ def is_target(name, targets):
 
 
 def load_adapter(model, folder):
-    """Put a PEFT adapter beside the layers of its base model; DataError where it does not fit."""
+    """Load a PEFT adapter into its base model; DataError where it does not fit."""
     config, weights = Path(folder) / ADAPTER_CONFIG, Path(folder) / ADAPTER_WEIGHTS
     try:
         adapt(model, read_json(config))
@@ -707,8 +707,8 @@ def load_adapter(model, folder):
 
 
 def save_adapter(model, folder, base):
-    """Write adapter_config.json and adapter_model.safetensors; base: folder or hub id of the model
-    that the adapter is for."""
+    """Write adapter_config.json and adapter_model.safetensors; base: folder or hub id of the
+    adapter's base model."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors({f"base_model.model.{k}": v.detach().cpu().contiguous()
@@ -756,7 +756,7 @@ class Tokenizer:
             self.end, self.context = self.end_token(config), config.context
 
     def file(self, name):
-        """The path of a file, in the first of the folders that has it."""
+        """The path of a file in the first folder that has it."""
         return next((f / name for f in self.folders if (f / name).exists()),
                     self.folders[-1] / name)
 
@@ -807,7 +807,7 @@ class Tokenizer:
             return self.template.render(messages=[{"role": "user", "content": text}], tools=None,
                                         documents=None, add_generation_prompt=True,
                                         **self.special)
-        except Exception as error:                         # it is code, and may raise anything
+        except Exception as error:                         # a template can raise anything
             raise DataError(f"{self.folder}: the chat template fails ({error})") from None
 
     def decode(self, ids):
@@ -845,7 +845,7 @@ def template_source(path, config, settings):
 
 
 class Generation(jinja2.ext.Extension):
-    """{% generation %} ... {% endgeneration %}, which marks what an assistant says: plain text."""
+    """{% generation %} ... {% endgeneration %}, which marks assistant text: no effect."""
     tags = {"generation"}
 
     def parse(self, parser):
@@ -854,15 +854,15 @@ class Generation(jinja2.ext.Extension):
         return jinja2.nodes.Scope(body).set_lineno(line)
 
 
-TODAY = datetime.datetime(2024, 7, 26)     # in templates that ask for the date: Llama 3.1's default
+TODAY = datetime.datetime(2024, 7, 26)     # for templates that print the date: Llama 3.1's default
 
 
 def chat_template(folder, source):
-    """The checkpoint's own jinja template.  It is somebody else's code: sandboxed."""
+    """The compiled chat template, sandboxed because it is untrusted code."""
     def refuse_turn(message):
         raise jinja2.TemplateError(message)
 
-    # The settings and functions that templates are written for, those of transformers.
+    # Templates expect the settings and functions that transformers gives them.
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
     environment.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
@@ -877,8 +877,8 @@ def chat_template(folder, source):
 # Log-probabilities of chosen tokens, never the whole (B, T, V)
 
 class TokenLogprobs(torch.autograd.Function):
-    """log softmax(hidden @ weight.T)[target], a block of the vocabulary at a time, as flash
-    attention does (hidden asks, the rows of weight are keys and values).
+    """log softmax(hidden @ weight.T)[target], a block of the vocabulary at a time, as
+    flash attention does (hidden is the query, the head's rows are keys and values).
 
     The target is kept apart from the other tokens: with z its logit and r the log-sum-exp of
     theirs, log p = log sigmoid(z - r), which is exact where p is near 1 and never above 0.
@@ -891,7 +891,7 @@ class TokenLogprobs(torch.autograd.Function):
         need_hidden, ctx.need_weight = ctx.needs_input_grad[:2]
         frozen, ctx.block = need_hidden and not ctx.need_weight, block
         own, rest, mean = lse_without_target(hidden, weight, targets, block, frozen)
-        miss = torch.sigmoid(rest - own)                                  # 1 - p, to full precision
+        miss = torch.sigmoid(rest - own)                                  # 1 - p, precisely
         if frozen:
             unit = mean.neg_().add_(weight[targets]).mul_(miss[:, None])
             ctx.save_for_backward(unit.to(hidden.dtype))
@@ -908,26 +908,26 @@ class TokenLogprobs(torch.autograd.Function):
         d_hidden, d_weight = to_fp32(torch.zeros_like(hidden)), torch.empty_like(weight)
         for start in range(0, len(weight), ctx.block):
             W, part = weight[start:start + ctx.block], d_weight[start:start + ctx.block]
-            p = matmul_fp32(hidden, W.T).sub_(lse[:, None]).exp_()            # (M, block)
+            p = matmul_fp32(hidden, W.T).sub_(lse[:, None]).exp_()        # (M, block)
             place, here = find(targets, start, len(W))
             p.scatter_(1, place, torch.where(here, -miss[:, None], p.gather(1, place)))
             p.mul_(-grad[:, None])
-            d_hidden += matmul_fp32(p, W)                  # a block's small terms meet first
+            d_hidden += matmul_fp32(p, W)                  # sums within a block first
             part.copy_(matmul_fp32(p.T, hidden))
-            del p                                          # before the next block's is made
+            del p                                          # free it before the next block
         return d_hidden.to(hidden.dtype), d_weight, None, None
 
 
 def lse_without_target(hidden, weight, targets, block, want_mean):
-    """The target's logit (M,), the log-sum-exp of the other tokens' (M,), and where wanted the mean
-    (M, D) of the others' rows of weight, weighted by their probabilities."""
+    """The target's logit (M,), the log-sum-exp of all other logits (M,), and with want_mean the
+    mean (M, D) of the other tokens' rows of weight under their probabilities."""
     dtype = to_fp32(hidden[:0]).dtype
     own = hidden.new_zeros(len(targets), dtype=dtype)
     high, total = own + torch.finfo(dtype).min, own.clone()               # running maximum and sum
     mean = torch.zeros_like(hidden, dtype=dtype) if want_mean else None
     for start in range(0, len(weight), block):
         W = weight[start:start + block]
-        z = matmul_fp32(hidden, W.T)                                          # (M, block)
+        z = matmul_fp32(hidden, W.T)                                      # (M, block)
         place, here = find(targets, start, len(W))
         here_z = z.gather(1, place)
         own = torch.where(here, here_z, own[:, None])[:, 0]
@@ -938,18 +938,18 @@ def lse_without_target(hidden, weight, targets, block, want_mean):
         total = total.mul_(shrink).add_(z.sum(1))
         if want_mean:
             mean.mul_(shrink[:, None]).add_(matmul_fp32(z, W))
-        del z                                              # before the next block's is made
+        del z                                              # free it before the next block
     return own, total.log() + high, mean.div_(total[:, None]) if want_mean else None
 
 
 def find(targets, start, size):
-    """Where each target lies in a block of the vocabulary, (M, 1), and whether it does (M, 1)."""
+    """Each target's index in a block of the vocabulary (M, 1), and whether it is there (M, 1)."""
     place = targets[:, None] - start
     return place.clamp(0, size - 1), (place >= 0) & (place < size)
 
 
 def to_fp32(x):
-    """x in float32 or wider: what sums and exponentials are computed in."""
+    """x in float32, or in its own dtype if that is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -957,7 +957,7 @@ WIDE_MM = "dtype" in torch.ops.aten.mm.overloads()         # bf16 factors, float
 
 
 def matmul_fp32(a, b):
-    """a @ b, summed and given in float32 or wider; on a GPU, the factors meet in b's precision."""
+    """a @ b with float32 accumulation and output; on a GPU, a is first cast to b's dtype."""
     if a.is_cuda and b.dtype == torch.bfloat16 and WIDE_MM:
         return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
     return to_fp32(a) @ to_fp32(b)
@@ -966,8 +966,8 @@ def matmul_fp32(a, b):
 def token_logprobs(hidden, weight, targets, block=None):
     """log p(target) of each row: hidden (M, D), weight (V, D), targets (M,) -> (M,) float32, <= 0.
 
-    Differentiable in hidden and weight; float64 stays float64.  block: how many tokens of the
-    vocabulary have logits at one time, by default 1,024, or what 512 MB of a GPU hold."""
+    Differentiable in hidden and weight; float64 stays float64.  block: how many
+    logits of a row exist at a time, by default 1,024, or what fits 512 MB on a GPU."""
     if block is None:
         block = max(1024, 2 ** 27 // max(1, len(targets)) if hidden.is_cuda else 0)
     return TokenLogprobs.apply(hidden, weight, targets, block)
@@ -978,10 +978,11 @@ def token_logprobs(hidden, weight, targets, block=None):
 
 @dataclass
 class Batch:
-    """Sequences laid out as rows [prefix, branch, branch ...]; a branch sees its prefix and itself.
+    """Sequences packed into rows [prefix, branch, branch ...]; a branch attends to its row's prefix
+    and to itself.
 
-    source[i] is the flat (row * T + column) place whose hidden state predicts target[i], a scored
-    token of sequence owner[i].  Equal to one padded row a sequence, at a fraction of the tokens."""
+    source[i] is the flat (row * T + column) index whose hidden state predicts target[i], a scored
+    token of sequence owner[i].  Same result as one padded row per sequence, with fewer tokens."""
     ids: torch.Tensor          # (B, T)
     positions: torch.Tensor    # (B, T)
     branch: torch.Tensor       # (B, T): 0 prefix, 1.. branches, -1 padding
@@ -991,7 +992,7 @@ class Batch:
     size: int                  # N
 
     def mask(self):
-        """(B, 1, T, T) bool: earlier, and in the prefix or in one's own branch."""
+        """(B, 1, T, T) bool: causal, within the prefix and the token's own branch."""
         b, T = self.branch, self.ids.shape[1]
         seen = (b[:, None, :] == 0) | (b[:, None, :] == b[:, :, None])
         return (seen & torch.ones(T, T, dtype=torch.bool, device=b.device).tril())[:, None]
@@ -1015,13 +1016,13 @@ def pack(groups):
         shared = common_prefix([ids[:n] for ids, n in group])
         row = [(token, i, 0) for i, token in enumerate(group[0][0][:shared])]
         for k, (ids, n) in enumerate(group, 1):
-            start = len(row) - shared                      # place of position p of this sequence
+            start = len(row) - shared                      # column of position p is start + p
             scored += [(len(rows), shared - 1 if p == shared else start + p - 1, ids[p], size)
                        for p in range(n, len(ids))]
             row += [(ids[p], p, k) for p in range(shared, len(ids))]
             size += 1
         rows.append(row)
-    T = -(-max(map(len, rows)) // 64) * 64                 # few distinct shapes: kernels are reused
+    T = -(-max(map(len, rows)) // 64) * 64                 # few distinct shapes
     table = torch.tensor([row + [(0, 0, -1)] * (T - len(row)) for row in rows])   # (B, T, 3)
     row, column, target, owner = torch.tensor(scored, dtype=torch.long).reshape(-1, 4).unbind(-1)
     return Batch(*(x.contiguous() for x in table.unbind(-1)),
@@ -1029,8 +1030,8 @@ def pack(groups):
 
 
 def common_prefix(sequences):
-    """How many first elements all the sequences share."""
-    low, high = min(sequences), max(sequences)             # in order, these two differ the most
+    """The length of the longest common prefix of all sequences."""
+    low, high = min(sequences), max(sequences)             # in sorted order, these differ first
     return next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
 
 
@@ -1045,8 +1046,7 @@ def sequence_logprobs(model, batch):
 
 
 def fast_bf16(device):
-    """Whether matrix products run faster in bfloat16 here: on a GPU, or a CPU that has such
-    instructions (AMX, AVX512_BF16)."""
+    """Whether bfloat16 matrix products are faster: on GPUs and on CPUs with AMX or AVX512_BF16."""
     return (device.type == "cuda" or torch.cpu._is_amx_tile_supported()
             or torch.cpu._is_avx512_bf16_supported())
 
@@ -1073,7 +1073,6 @@ class KVCache:
         c = model.config
         shape = (c.num_hidden_layers, 2, rows, c.num_key_value_heads, capacity, c.head_dim)
         self.model = model
-        self.head = model.head if model.device.type == "cuda" else to_fp32(model.head)
         self.data = torch.zeros(shape, dtype=model.head.dtype, device=model.device)
 
     def advance(self, first, ids, start, last, width):
@@ -1088,7 +1087,7 @@ class KVCache:
         mask = torch.arange(width, device=device) <= positions[:, None, :, None]  # (B, 1, T, width)
         self.rows, self.positions, self.width = slice(first, first + B), positions, width
         hidden = self.model(ids, positions, mask, self)
-        return matmul_fp32(hidden[torch.arange(B, device=device), last], self.head.T)
+        return matmul_fp32(hidden[torch.arange(B, device=device), last], self.model.head.T)
 
     def layer(self, i):
         """The function that attention calls: it stores a call's keys and values (B, K, T, E) and
@@ -1247,7 +1246,7 @@ def decode(cache, rows, last, steps, temperature, generator):
 
 
 def append(row, tokens, eos):
-    """Append new tokens to a row's sample; whether it has ended."""
+    """Append new tokens to a row's sample; True if it has ended."""
     for token in tokens:
         if token in eos:
             row.sample.end = token

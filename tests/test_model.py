@@ -2,11 +2,15 @@
 
 import doctest
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
 import model as lm
@@ -239,6 +243,33 @@ def test_a_broken_checkpoint_is_refused_in_one_clear_line(kind, checkpoint):
     with pytest.raises(DataError, match=message) as error:
         lm.load_pretrained(folder)
     assert str(error.value).startswith(str(folder)) and "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------
+# Many processes
+
+RANKS_SCRIPT = """
+import sys, torch, model as lm
+lm.join_ranks("cpu")
+total = torch.tensor([lm.RANK + 1.0])
+lm.sum_over_ranks([total])
+seen = []
+squares = lm.map_over_ranks(lambda share: seen.extend(share) or [n * n for n in share], range(5))
+print(squares, lm.on_rank0(lambda: f"rank {lm.RANK}"), total.item(), lm.cpus_per_rank() > 0)
+print(lm.RANK, seen, file=sys.stderr)
+lm.leave_ranks()
+"""
+
+
+def test_ranks_share_the_work_and_all_get_the_results(tmp_path):
+    (tmp_path / "script.py").write_text(RANKS_SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+               "2", str(tmp_path / "script.py")]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120,
+                             env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert process.stdout == "[0, 1, 4, 9, 16] rank 0 3.0 True\n"         # rank 0 alone prints
+    assert "0 [0, 2, 4]" in process.stderr and "1 [1, 3]" in process.stderr
+    assert lm.map_over_ranks(list, [3, 4]) == [3, 4] and lm.on_rank0(lambda: 5) == 5
 
 
 # ---------------------------------------------------------------------------------------------
