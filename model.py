@@ -128,8 +128,7 @@ class ModelConfig:
         return ModelConfig(
             *sizes, kv_heads, head_dim, eps, rope_settings(raw),
             raw.get("tie_word_embeddings", False), bias or kind == "qwen2", bias, kind == "qwen3",
-            windows(raw, kind, layers),
-            end_tokens(raw, generation), context, raw)
+            windows(raw, kind, layers), end_tokens(raw, generation), context, raw)
 
     def to_json(self):
         """The config.json of this model, readable by transformers."""
@@ -416,8 +415,7 @@ def local_folder(name):
             str(name), allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise DataError(f"{name}: no such folder, and not to be had from the hub "
-                        f"({reason})") from None
+        raise DataError(f"{name}: no such folder, nor on the hub ({reason})") from None
 
 
 def base_folder(name):
@@ -434,7 +432,7 @@ def base_folder(name):
 
 def load_pretrained(name, device="cpu", dtype=torch.float32):
     """Transformer from a Hugging Face folder or hub id, built on meta and filled tensor by tensor;
-    from a folder of a PEFT adapter, its base model with the adapter beside it.
+    from a PEFT adapter's folder, its base model with the adapter loaded but not merged.
 
     DataError for a missing, broken or unsupported checkpoint, naming the file and the tensor."""
     folder = local_folder(name)
@@ -442,10 +440,10 @@ def load_pretrained(name, device="cpu", dtype=torch.float32):
     with torch.device("meta"):
         model = Transformer(ModelConfig.read(base))
     wanted = dict(model.named_parameters())
-    for shard in shards(base):
-        for key, tensor in read_tensors(shard, device):
+    for path in weight_files(base):
+        for key, tensor in read_tensors(path, device):
             if not ignored(key, model.config):
-                fill(model, key, tensor, dtype, wanted, shard)
+                fill(model, key, tensor, dtype, wanted, path)
     if wanted:
         raise DataError(f"{base}: tensor {sorted(wanted)[0]} is missing")
     if not model.config.eos and (base / "tokenizer.json").exists():
@@ -463,7 +461,7 @@ def read_tensors(path, device):
         raise DataError(f"{path}: cannot be read ({error})") from None
 
 
-def shards(folder):
+def weight_files(folder):
     """The safetensors files of a folder, from its index where there is no single file."""
     single, index = folder / "model.safetensors", folder / INDEX
     if single.exists():
@@ -486,15 +484,15 @@ def ignored(key, config):
         key == "lm_head.weight" and config.tie_word_embeddings)
 
 
-def fill(model, key, tensor, dtype, wanted, shard):
+def fill(model, key, tensor, dtype, wanted, path):
     """Replace the meta parameter `key` by a loaded tensor and remove it from `wanted`."""
     if key not in wanted:
-        raise DataError(f"{shard}: {key} has no place in the model of the config")
+        raise DataError(f"{path}: {key} has no place in the model of the config")
     if tensor.shape != wanted[key].shape:
-        raise DataError(f"{shard}: {key} has shape {tuple(tensor.shape)}, "
+        raise DataError(f"{path}: {key} has shape {tuple(tensor.shape)}, "
                         f"the config says {tuple(wanted[key].shape)}")
     if not tensor.is_floating_point():
-        raise DataError(f"{shard}: {key} is {tensor.dtype}: quantised weights are not supported")
+        raise DataError(f"{path}: {key} is {tensor.dtype}: quantised weights are not supported")
     module, _, leaf = key.rpartition(".")
     setattr(model.get_submodule(module), leaf, nn.Parameter(tensor.to(dtype)))
     del wanted[key]
