@@ -379,7 +379,8 @@ def fit(model, steps, loss, weight, lr, name, cfg, warmup=0.05, watch=None):
             if watch:
                 watch(i + 1, value)
     del optimizer
-    model = lm.whole(model.eval(), torch.bfloat16 if model.device.type == "cuda" else None)
+    half = torch.bfloat16 if model.device.type == "cuda" else None
+    model = lm.gather_full_model(model.eval(), half)
     return model, training_metrics(losses, tokens / (time.time() - started))
 
 
@@ -509,7 +510,9 @@ def pretrain_tokenizer(folder, rng, vocab_size=1536):
         for pair in random_pairs(rng, lexicon, world, 6):
             prompt = sql_prompt(world.schema, pair.question, pair.links)
             texts += [prompt.split("\n", 1)[1], pair.query]
-    return lm.train_tokenizer(texts, vocab_size, folder)
+    from data.pretraining.tokenizer import train_tokenizer
+    train_tokenizer(texts, vocab_size, folder)
+    return lm.Tokenizer(folder)
 
 
 def run_pretrain(cfg):
@@ -533,7 +536,7 @@ def run_pretrain(cfg):
             print(history[-1], flush=True)
             write_json(folder / "pretraining.json", history)
 
-    model.fast = bool(cfg.bf16) and lm.fast_bf16(model.device)
+    model.bf16_autocast = bool(cfg.bf16) and lm.fast_bf16(model.device)
     fit(model, worlds, supervised, scored_tokens, cfg.pretrain_lr, "pretrain", cfg, 0.02, watch)
 
 
@@ -1688,7 +1691,7 @@ def load_model(cfg, folder, train=False):
     if train and cfg.lora:
         lm.add_lora(model, cfg.lora, 2 * cfg.lora, seed=cfg.seed)
     model.recompute = bool(train and cfg.recompute)
-    model.fast = bool(cfg.bf16) and lm.fast_bf16(torch.device(cfg.device))
+    model.bf16_autocast = bool(cfg.bf16) and lm.fast_bf16(torch.device(cfg.device))
     return lm.shard(model, cfg.device) if train and cfg.shard else model
 
 
