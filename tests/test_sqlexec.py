@@ -46,7 +46,7 @@ def processes():
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            command = (folder / "cmdline").read_text().replace("\0", " ")
+            command = (folder / "cmdline").read_text(errors="replace").replace("\0", " ")
         except OSError:                       # it ended meanwhile
             continue
         found[int(folder.name)] = int(parent), state, command

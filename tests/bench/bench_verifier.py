@@ -16,7 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
