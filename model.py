@@ -730,7 +730,10 @@ class Tokenizer:
         own, base = local_folder(name), base_folder(name)
         self.folders = (own,) if (own / "tokenizer.json").exists() else (own, base)
         path = self.file("tokenizer.json")
-        self.folder, text = path.parent, json.dumps(read_json(path))
+        self.folder, raw = path.parent, read_json(path)
+        if isinstance(raw.get("model"), dict) and raw["model"].get("dropout"):
+            raw["model"]["dropout"] = None                 # of BPE: random pieces, for training it
+        text = json.dumps(raw)
         try:
             self.core = tokenizers.Tokenizer.from_str(text)
         except Exception as error:                         # the library raises bare Exception

@@ -458,6 +458,19 @@ def test_special_tokens_put_before_a_prompt_stay_behind_none_and_text_is_text(wr
         assert tokenizer.prompt(text) == [bos] + ids
 
 
+def test_a_text_has_the_same_pieces_each_time(written):
+    """Also where the tokeniser was trained with BPE dropout."""
+    folder, text = written(), "SELECT name FROM singer WHERE country = 'France'"
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(
+        {**raw, "model": {**raw["model"], "dropout": 0.9}}))
+    drawn = [lm.tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
+             for _ in range(5)]
+    assert len(set(map(tuple, drawn))) > 1
+    assert {tuple(lm.Tokenizer(folder).encode(text)) for _ in range(5)} == {
+        tuple(lm.Tokenizer(written()).encode(text))}
+
+
 def test_a_template_file_that_is_not_text_is_refused(written):
     folder = written()
     (folder / "chat_template.jinja").write_bytes(b"\xff")
