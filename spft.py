@@ -67,11 +67,11 @@ from data.prompts.pairs import Pair, chunked, micro_batches, packed_length, step
 from data.prompts.prompts import FORMS, Prompts, text_values
 from data.prompts.schema_text import compact
 from data.report import files
-from data.report.files import read_lines
+from data.report.files import first_line, read_lines
 from data.report.tables import (
     banner, counts, errors, percent, result_row, show_candidate, show_log_ratios, show_overlap,
     show_players, show_result, show_table)
-from data.report.terminal import printable, safe_output, stoppable
+from data.report.terminal import fail, run_command
 from data.sql import normalise
 from data.synthesis.run import template_sources
 from data.synthesis.synthesize import synthesize
@@ -272,8 +272,7 @@ def sample_pairs(cfg, task, run, name, opponent, rng):
     def sample():
         samples = task.answer(model, [pair.prompt for pair in golds], "opponent", cfg.temperature,
                               1, seed)
-        pairs = [replace(pair, sample=s.scored)
-                 for pair, s in zip(golds, samples)]
+        pairs = [replace(pair, sample=s.scored) for pair, s in zip(golds, samples)]
         return [{**row, "sample": pair.sample, "opponent": pair.opponent} for row, pair in
                 zip(answer_rows(task, examples, samples), with_logprobs(model, pairs))]
 
@@ -412,7 +411,8 @@ def fit(model, steps, loss, lr, name, cfg, warmup=0.05, watch=None):
             parts = micro_batches(chunks, min(cfg.micro_tokens, size // RANKS + 1))
             total = sum(loss.weight(pair) for chunk in chunks for pair in chunk)
             scored = partial(micro_loss, model, loss, total)
-            value = gradients(parts, scored, params, pool.map if workers > 1 else map, cfg.shard)
+            value = (sharded_gradients(parts, scored, params) if cfg.shard else
+                     gradients(parts, scored, params, pool.map if workers > 1 else map))
             torch.nn.utils.clip_grad_norm_(params, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -443,27 +443,32 @@ def training_metrics(losses, rate):
                for name, part in ends.items()}}
 
 
-def gradients(parts, scored, params, run, sharded):
-    """Sum a step's gradients over its parts, of which each rank has a share; the step's loss.
-
-    A sharded model's layers meet in every pass: ranks without work run a dummy micro-batch so that
-    collectives match, and FSDP2 averages the gradients."""
+def gradients(parts, scored, params, run):
+    """Sum a step's gradients over its parts, of which each rank has a share; the step's loss."""
     def one(part):
         value = scored(part)
         return value.detach(), torch.autograd.grad(value, params)
 
     total = torch.zeros((), device=params[0].device)
-    for i in range(RANK, -(-len(parts) // RANKS) * RANKS, RANKS) if sharded else ():
-        value = scored(parts[i % len(parts)]) * (i < len(parts))
-        (value * RANKS).backward()
-        total += value.detach()
-    for value, grads in () if sharded else run(one, parts[RANK::RANKS]):
+    for value, grads in run(one, parts[RANK::RANKS]):
         total += value
         for p, grad in zip(params, grads):
             p.grad = grad if p.grad is None else p.grad.add_(grad)
-    for p in params if len(parts) <= RANK and not sharded else ():      # fewer parts than ranks
+    for p in params if len(parts) <= RANK else ():          # fewer parts than ranks
         p.grad = torch.zeros_like(p)
-    sum_over_ranks([total] if sharded else [total, *(p.grad for p in params)])
+    sum_over_ranks([total, *(p.grad for p in params)])
+    return total
+
+
+def sharded_gradients(parts, scored, params):
+    """The same for a sharded model, whose layers meet in every pass: ranks without work run a dummy
+    micro-batch so that collectives match.  FSDP2 averages the gradients."""
+    total = torch.zeros((), device=params[0].device)
+    for i in range(RANK, -(-len(parts) // RANKS) * RANKS, RANKS):
+        value = scored(parts[i % len(parts)]) * (i < len(parts))
+        (value * RANKS).backward()
+        total += value.detach()
+    sum_over_ranks([total])
     return total
 
 
@@ -520,7 +525,7 @@ class Task(Splits):
     @cached_property
     def val(self):
         """Labelled questions, or synthetic ones where there are too few of those."""
-        return Splits.val.func(self) or synthetic_validation(self.cfg, self)
+        return self.labelled_val or synthetic_validation(self.cfg, self)
 
     @cached_property
     def templates(self):
@@ -657,12 +662,11 @@ class Run:
         """The records that sample() gives, kept in OUT/NAME/pairs.jsonl behind a line with the
         digest of all that decides them; taken from another round that has the same digest."""
         key = {"digest": hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}
-        for path in sorted(self.out.glob("*/pairs.jsonl")):
-            first, *rows = read_lines(path)
-            if first == key:
-                return rows
-        write_lines(self.out / name / "pairs.jsonl", [key, *sample()])
-        return read_lines(self.out / name / "pairs.jsonl")[1:]
+        path = self.out / name / "pairs.jsonl"
+        same = [kept for kept in sorted(self.out.glob("*/pairs.jsonl")) if first_line(kept) == key]
+        if not same:
+            write_lines(path, [key, *sample()])
+        return read_lines(same[0] if same else path)[1:]
 
     def add_candidate(self, task, model, name, parent=None, started=None, metrics=()):
         """Save a trained model, its adapter too, and score it on validation: it joins M.  Without a
@@ -705,16 +709,12 @@ def answer_rows(task, examples, samples, split="train"):
             for e, s, v in zip(examples, samples, task.verdicts(examples, samples, split))]
 
 
-def write_text(path, text):
-    on_rank0(lambda: files.write_text(path, text))
-
-
 def write_json(path, value):
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    on_rank0(lambda: files.write_json(path, value))
 
 
 def write_lines(path, rows):
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    on_rank0(lambda: files.write_lines(path, rows))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -821,7 +821,7 @@ def report(cfg, task, run, stage):
 def parse_config(arguments=None):
     """Config from the command line; a wrong word ends in one clear line and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.error = lambda message: sys.exit(fail(message))
+    parser.error = lambda message: sys.exit(fail("spft.py: ", message))
     for f in fields(Config):
         if f.name in GROUPS:
             group = parser.add_argument_group(GROUPS[f.name])
@@ -842,11 +842,6 @@ def parse_config(arguments=None):
         raise DataError("--shard 1 shards full fine-tuning over the processes of torchrun: "
                         "start it under torchrun, without --lora")
     return cfg
-
-
-def fail(message):
-    print(f"spft.py: error: {printable(str(message))}", file=sys.stderr)
-    return 2
 
 
 def load_model(cfg, folder, train=False):
@@ -880,20 +875,17 @@ def run_stage(cfg):
 
 def main(arguments=None):
     cfg = None
-    with safe_output(), stoppable():
-        try:
-            cfg = parse_config(arguments)
-            torch.set_num_threads(cfg.threads)
-            join_ranks(cfg.device)
-            code = run_stage(cfg)
-            leave_ranks()
-            return code
-        except (DataError, OSError) as error:
-            return fail(error)
-        except KeyboardInterrupt as stop:
-            goes_on = cfg and cfg.stage not in ("ask", "eval")
-            print("\nspft.py: stopped" + "; the same command continues" * goes_on, file=sys.stderr)
-            return 128 + (stop.args[0] if stop.args else 2)         # as a shell counts signals
+
+    def work():
+        nonlocal cfg
+        cfg = parse_config(arguments)
+        torch.set_num_threads(cfg.threads)
+        join_ranks(cfg.device)
+        code = run_stage(cfg)
+        leave_ranks()
+        return code
+
+    return run_command("spft.py", work, lambda: bool(cfg) and cfg.stage not in ("ask", "eval"))
 
 
 if __name__ == "__main__":

@@ -382,7 +382,7 @@ class Session:
 
     def __init__(self, limits, arm=lambda: None):
         self.limits, self.arm = limits, arm
-        self.connections, self.cache = OrderedDict(), OrderedDict()
+        self.connections, self.cache, self.late = OrderedDict(), OrderedDict(), {}
         self.cached_bytes = 0
 
     def close(self):
@@ -390,6 +390,7 @@ class Session:
             connection.close()
         self.connections.clear()
         self.cache.clear()
+        self.late.clear()
         self.cached_bytes = 0
 
     def run(self, path, sql, *options):
@@ -439,12 +440,16 @@ class Session:
             key = _identity(path), sql, errors
         except (OSError, ValueError) as problem:
             return Result("error", [], str(problem))
-        known, limit, size = self.cache.get(key, (None, None, 0))
+        known, limit, size = (self.cache.get(key) or self.cache.get((*key, width))
+                              or (self.late.get(key), None, 0))
         if known and (limit is None or enough is not None and len(known.rows) > enough):
             return known        # the whole result, or already more than enough rows of it
         result = self.run(path, sql, errors, enough, width)
-        if result.status in ("timeout", "other_width"):     # depends on the load, or on this gold
+        if result.status == "timeout":          # depends on the machine's load: for this batch only
+            self.late[key] = result
             return result
+        if result.status == "other_width":      # another gold may have this width
+            key, size = (*key, width), 0
         self.cached_bytes -= size
         complete = enough is None or len(result.rows) <= enough
         size = len(marshal.dumps(result.rows)) + 1_000
@@ -518,6 +523,7 @@ def work(limits):
                 session.close()
                 say(("too_big", [], "out of memory", 0.0))
         signal.setitimer(signal.ITIMER_REAL, 0)
+        session.late.clear()
 
 
 def _confine(memory):

@@ -153,3 +153,24 @@ def cli(arguments):
                 code = end.code
         return code or 0, out.getvalue(), err.getvalue()
     return call
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """Whoever trains or generates here fails."""
+    import model as lm
+    import spft
+
+    def refuse(*arguments, **options):
+        raise AssertionError("nothing is to be done")
+    monkeypatch.setattr(spft, "fit", refuse)
+    monkeypatch.setattr(lm, "generate", refuse)
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def content(folder):
+    """{path: bytes} of all files below."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

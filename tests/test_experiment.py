@@ -7,22 +7,10 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import torch
-from conftest import ROOT
-
-import model as lm
-import spft
+from conftest import ROOT, content, rows
 
 sys.path.insert(0, str(ROOT / "tests/bench"))
 from experiment import SYSTEMS, main, paired_gain  # noqa: E402
-
-
-def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def content(folder):
-    """{path: bytes} of all files below."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +22,6 @@ def run(arguments):
             code = main([*arguments, *map(str, words)])
         return code or 0, out.getvalue(), err.getvalue()
     return call
-
-
-@pytest.fixture
-def idle(monkeypatch):
-    """Whoever trains or generates here fails."""
-    def refuse(*arguments, **options):
-        raise AssertionError("nothing is to be done")
-    monkeypatch.setattr(spft, "fit", refuse)
-    monkeypatch.setattr(lm, "generate", refuse)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import PAIRS, ROOT
+from conftest import PAIRS, ROOT, content, rows
 from safetensors.torch import load_file
 
 import model as lm
@@ -29,6 +29,7 @@ import sqlexec
 from data.benchmarks import splits
 from data.benchmarks.reader import Example
 from data.benchmarks.splits import validation_share
+from data.prompts import values
 from data.prompts.pairs import Pair, micro_batches, packed_length, steps_of
 from data.prompts.prompts import question_prompt, sql_prompt
 from data.prompts.schema_text import compact
@@ -89,10 +90,6 @@ def results(out, *without):
             for row in json.loads((out / "results.json").read_text())]
 
 
-def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def candidate(out, name):
     return json.loads((out / name / "candidate.json").read_text())
 
@@ -100,11 +97,6 @@ def candidate(out, name):
 def same_weights(a, b):
     a, b = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def content(folder):
-    """{path: bytes} of all files below."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_results_have_a_row_for_every_model_and_split(finished):
@@ -322,7 +314,7 @@ def test_schemas_over_the_budget_keep_what_matters(world, base, tokenizer):
                            (task.prompts.question(example), "animal(", "keeper(")):
         prompt = tokenizer.decode(ids)
         assert kept in prompt and cut not in prompt
-    assert task.prompts.dropped["tables"] == 3
+    assert task.prompts.dropped["tables"] == 2
     whole = spft.Task(Config(data=str(world), schema="ddl"), tokenizer, None)
     prompt = tokenizer.decode(whole.prompts.sql(example))
     assert prompt.count("CREATE TABLE") == 2 and not whole.prompts.dropped
@@ -381,15 +373,6 @@ def test_a_chat_template_frames_training_and_sampling_alike(world, base, tmp_pat
 
 # ---------------------------------------------------------------------------------------------
 # Resuming
-
-@pytest.fixture
-def idle(monkeypatch):
-    """Whoever trains or generates here fails."""
-    def refuse(*arguments, **options):
-        raise AssertionError("nothing is to be done")
-    monkeypatch.setattr(spft, "fit", refuse)
-    monkeypatch.setattr(lm, "generate", refuse)
-
 
 def test_a_second_call_does_nothing_again(finished, cli, idle):
     before = content(finished.out)
@@ -924,6 +907,25 @@ def test_ask_of_a_bad_database(finished, cli, world, tmp_path, kind):
     assert_one_line(code, stderr, word)
 
 
+def test_what_is_left_out_of_a_database_is_said_once(finished, cli, world, tmp_path, monkeypatch):
+    """A table whose module is missing, a column whose values take too long to index."""
+    path = shutil.copy(zoo(world), tmp_path / "zoo.sqlite")
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("INSERT INTO sqlite_master VALUES ('table', 'geo', 'geo', 0, "
+                   "'CREATE VIRTUAL TABLE geo USING spatialite')")
+        db.commit()
+        db.execute("PRAGMA writable_schema = OFF")
+        db.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) "
+                   "INSERT INTO keeper (name) SELECT 'keeper ' || i FROM n")
+        db.commit()
+    monkeypatch.setattr(values, "STEPS", 20_000)
+    code, stdout, stderr = cli("--stage", "ask", "--model", finished.out / "sft", "--db", path,
+                               "how many animals")
+    assert stderr == "" and stdout.count("left out: table geo: no such module") == 1
+    assert stdout.count("left out: column keeper.name: values read in part") == 1
+
+
 def test_ask_of_a_locked_database_reads_what_is_committed(finished, cli, world, tmp_path):
     path = shutil.copy(zoo(world), tmp_path / "zoo.sqlite")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -1219,6 +1221,15 @@ def test_a_disk_that_is_full(arguments, tmp_path, room):
     file = "config.json" if room == 300 else "sft/model.safetensors"
     assert_one_line(process.returncode, process.stderr, "run", "File too large")
     assert not (tmp_path / "run" / file).exists() and not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("module", ["data.synthesis", "data.pretraining"])
+def test_commands_of_their_own_end_bad_input_in_one_line(module, tmp_path):
+    option = {"data.synthesis": "--data", "data.pretraining": "--model"}[module]
+    done = subprocess.run([sys.executable, "-m", module, option, tmp_path / "no\x1bwhere", "--out",
+                           tmp_path / "out"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"python -m {module}: error: ") and "\x1b" not in done.stderr
 
 
 def test_errors_reach_the_shell(arguments, tmp_path):

@@ -28,7 +28,7 @@ from bench_verifier import official_equal  # noqa: E402
 from data.benchmarks.reader import Data  # noqa: E402
 from data.schema import read_schema  # noqa: E402
 from sqlexec import (  # noqa: E402
-    DataError, Limits, Result, Verifier, majority_vote, run_sql, same_result)
+    Connection, DataError, Limits, Result, Session, Verifier, majority_vote, run_sql, same_result)
 
 STATUSES = {"ok", "error", "timeout", "too_big", "refused", "bad_gold"}
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="../shared is not here")
@@ -840,6 +840,20 @@ def test_all_databases_of_a_folder_must_agree(tmp_path, pool):
     with closing(sqlite3.connect(paths[2])) as connection:
         connection.executescript("DROP TABLE t;")
     assert pool.verdicts([(paths, gold, lucky)])[0].status == "bad_gold"
+
+
+def test_what_cannot_change_in_a_batch_is_not_run_twice(db, monkeypatch):
+    """A gold that takes too long, a prediction of another width than its gold's."""
+    ran, run = [], Connection.run
+    monkeypatch.setattr(Connection, "run", lambda self, sql, *rest: ran.append(sql) or run(
+        self, sql, *rest))
+    with closing(Session(Limits(timeout=0.1))) as session:
+        for pred in ("SELECT 1", "SELECT 2", "SELECT 3"):
+            assert session.pair([str(db)], ENDLESS, pred, "spider").status == "bad_gold"
+        for _ in range(3):
+            assert not session.pair([str(db)], "SELECT 1", "SELECT 1, 2", "spider").correct
+        assert session.pair([str(db)], "SELECT 1, 2", "SELECT 1, 2", "spider").correct
+    assert ran.count(ENDLESS) == 1 and ran.count("SELECT 1, 2") == 2
 
 
 def test_slow_prediction_of_another_width_is_not_waited_for(db, pool):

@@ -613,8 +613,8 @@ def test_the_command(world, tmp_path):
     run_synth(world, tmp_path / "b", **options)
     assert made == (tmp_path / "b" / "synthetic.jsonl").read_text()
     wrong = subprocess.run([*command, "--n=0"], cwd=ROOT, capture_output=True, text=True)
-    assert wrong.returncode == 1 and wrong.stderr == (
-        "python -m data.synthesis: --n 0: ask for one query or more\n")
+    assert wrong.returncode == 2 and wrong.stderr == (
+        "python -m data.synthesis: error: --n 0: ask for one query or more\n")
 
 
 def test_distance_of_shares():
@@ -798,3 +798,19 @@ def test_random_schemas_fill_run_and_come_back(tmp_path, singers, block):
         database.close()
         connection.close()
     assert filled > 100 and len(reasons) > 2
+
+
+def test_a_pool_keeps_nothing_of_earlier_weights(world):
+    """Several runs share a pool: what one answered wrongly decides no draw of the next."""
+    data = Data(world)
+    sources = [(e.query, data.schema(e.db_id)) for e in data.examples("train")]
+    used, fresh = TemplatePool(sources), TemplatePool(sources)
+    keys = list(used.templates)
+    used.reweight([f"{key}#1" for key in keys])
+    assert len(used) > len(fresh)
+    for wrong in ([], [f"{keys[2]}#3", f"{keys[0]}#1"]):
+        for pool in (used, fresh):
+            pool.reweight(wrong)
+        draws = [[pool.draw(rng).key for _ in range(200)]
+                 for pool, rng in ((used, random.Random(0)), (fresh, random.Random(0)))]
+        assert draws[0] == draws[1] and len(used) == len(fresh)

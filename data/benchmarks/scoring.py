@@ -19,7 +19,8 @@ from collections import Counter
 from pathlib import Path
 
 from data.prompts.answers import one_line, sql_of_answer
-from data.report.terminal import printable, safe_output
+from data.report import files
+from data.report.terminal import run_command
 from data.benchmarks.reader import SPLITS, Data, read_text
 from sqlexec import MODES, DataError, Verifier
 
@@ -85,7 +86,7 @@ def write_predictions(folder, examples, predictions, mode):
     else:
         path = Path(folder) / "predictions.sql"
         text = "".join(one_line(sql) + "\n" for sql in predictions)
-    _write(path, text)
+    _write(files.write_text, path, text)
     return path
 
 
@@ -240,22 +241,20 @@ def level(example):
 
 
 def write_scores(path, summary):
-    _write(path, json.dumps(summary, indent=1) + "\n")
+    _write(files.write_json, path, summary)
 
 
 def write_verdicts(path, examples, predictions, verdicts):
     """JSONL, a line for each example with its gold, its prediction and the verdict."""
-    _write(path, "".join(
-        json.dumps({"index": index, "db_id": example.db_id, "level": level(example),
-                    "question": example.question, "gold": example.query, "pred": pred,
-                    **verdict._asdict()}) + "\n"
-        for index, (example, pred, verdict) in enumerate(zip(examples, predictions, verdicts))))
+    _write(files.write_lines, path, [
+        {"index": index, "db_id": example.db_id, "level": level(example),
+         "question": example.question, "gold": example.query, "pred": pred, **verdict._asdict()}
+        for index, (example, pred, verdict) in enumerate(zip(examples, predictions, verdicts))])
 
 
-def _write(path, text):
+def _write(write, path, content):
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+        write(Path(path), content)
     except OSError as problem:
         raise DataError(f"{path}: {problem}") from problem
 
@@ -372,12 +371,7 @@ def main(arguments=None):
         parser.error("--score needs --data")
     if options.ves is not None and options.ves < 1 or not 0 < options.timeout <= 86400:
         parser.error("--ves counts from 1, --timeout takes more than 0 and at most 86400 seconds")
-    with safe_output():
-        try:
-            return selfcheck(options) if options.selfcheck else score(options)
-        except (DataError, OSError) as problem:
-            print(f"error: {printable(str(problem))}", file=sys.stderr)
-            return 2
+    return run_command("", lambda: selfcheck(options) if options.selfcheck else score(options))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from sqlexec import DataError
 
 
 class Splits:
-    """data: a Data; run: a list of (db_path, sql) -> a list of Result.
+    """All but `val`, which a subclass says: labelled_val, or what stands in where that is empty.
+
+    data: a Data; run: a list of (db_path, sql) -> a list of Result.
 
     limit: at most so many examples of a split, 0 for all.  bad_gold: "stop" where an example cannot
     be used, or "skip".  unusable and kept_raw count, by reason, the examples left out and the
@@ -32,7 +34,7 @@ class Splits:
         return self.checked("train", [e for e in self.labelled if e not in held])
 
     @cached_property
-    def val(self):
+    def labelled_val(self):
         return self.given_val or self.checked("train", self.held_out)
 
     @cached_property
@@ -71,7 +73,7 @@ class Splits:
         if not self.val:
             raise DataError(f"{self.data.folder}: no validation question, and none could be made")
         source = ("val.json" if self.given_val else "held out of the training questions"
-                  if self.held_out else "synthetic: too few labelled ones")
+                  if self.labelled_val else "synthetic: too few labelled ones")
         print(f"{len(self.train)} labelled questions for training; {len(self.val)} for validation "
               f"({source}); {len(self.test)} for test"
               + ("" if self.test else ": the table has no test column"))

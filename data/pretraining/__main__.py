@@ -8,8 +8,8 @@ written every 500 steps, on one CPU process.
 """
 
 import argparse
-import json
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from data.pretraining.tokenizer import train_tokenizer
 from data.prompts.pairs import Pair, packed_length
 from data.prompts.prompts import question_prompt, sql_prompt
 from data.prompts.schema_text import compact
+from data.report.files import write_json
+from data.report.terminal import run_command
 
 VOCABULARY = 1536
 ROWS, QUESTIONS = 14, 4      # of a step: packed rows, a database each; questions of a row
@@ -134,7 +136,7 @@ def pretrain(args):
                             **exact_match(model, tokenizer),
                             "minutes": round((time.time() - started) / 60, 1)})
             print(history[-1], flush=True)
-            (args.out / "pretraining.json").write_text(json.dumps(history, indent=1) + "\n")
+            write_json(args.out / "pretraining.json", history)
 
     model.bf16_autocast = lm.fast_bf16(model.device)
     cfg = spft.Config(seed=args.seed, threads=args.threads)
@@ -150,8 +152,9 @@ def main():
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    pretrain(parser.parse_args())
+    args = parser.parse_args()
+    return run_command("python -m data.pretraining", lambda: pretrain(args))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

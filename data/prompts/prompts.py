@@ -57,39 +57,42 @@ class Prompts:
             schema = self.data.schema(example.db_id)
             question = example.question + (f" ({example.evidence})" if example.evidence else "")
             links = self.linker(example.db_id).link(question)
-            self.built[key] = self.fitted(
+            self.built[key], dropped = self.fitted(
                 schema, lambda: gold_order(schema, example) if train
                 else rank(schema, question, links),
                 lambda part: sql_prompt(part, question, links, self.form))
+            self.dropped += dropped
         return self.built[key]
 
     def question(self, example):
         """Ids that ask for the question of an example's SQL."""
         schema = self.data.schema(example.db_id)
         return self.fitted(schema, lambda: gold_order(schema, example), lambda part:
-                           question_prompt(part, example.target or example.query, self.form))
+                           question_prompt(part, example.target or example.query, self.form))[0]
 
     def linker(self, db_id):
+        """The ValueIndex of a database; says, once, what is left out of it and of the schema."""
         if db_id not in self.linkers:
             path, schema = self.data.databases(db_id)[0], self.data.schema(db_id)
-            self.linkers[db_id] = ValueIndex(schema, path)
-            for note in schema.left_out:
+            index = self.linkers[db_id] = ValueIndex(schema, path)
+            index.link("")                                  # reads the values
+            for note in (*schema.left_out, *index.skipped):
                 print(f"{path}: left out: {note}")
         return self.linkers[db_id]
 
     def fitted(self, schema, order, write):
-        """Ids of write(part) for the part of a schema that the budget and the model's context have
-        room for.  DataError where the prompt is too long with a single table.
+        """(ids of write(part), Counter of what is left out) for the part of a schema that the
+        budget and the model's context have room for.  DataError where one table is too long.
 
         order(): names of its tables, the most important first.  write(schema): the text."""
-        part, budget, context = schema, self.budget, self.tokenizer.context or math.inf
+        part, dropped, budget = schema, Counter(), self.budget
+        context = self.tokenizer.context or math.inf
         while True:
             if len(self.form(part)) > budget:
                 part, dropped = narrow(schema, order(), budget, lambda s: len(self.form(s)))
-                self.dropped += dropped
             ids = self.tokenizer.prompt(write(part))
             if len(ids) + self.max_new <= context:
-                return ids
+                return ids, dropped
             if budget < 16:
                 raise DataError(f"{schema.db_id}: a prompt of {len(ids)} tokens, and --max_new "
                                 f"{self.max_new} more, exceed the model's context of {context}")

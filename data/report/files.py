@@ -9,7 +9,7 @@ def write_text(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -26,3 +26,8 @@ def write_lines(path, rows):
 
 def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def first_line(path):
+    with open(path, encoding="utf-8") as file:
+        return json.loads(file.readline())

@@ -3,6 +3,7 @@
     printable(text) -> str     text that no terminal takes for a command
     safe_output()              inside, print() neither raises nor sends escape sequences
     stoppable()                inside, Ctrl-C and SIGTERM raise Stopped
+    run_command(name, work)    work() as a command: bad input and signals end in one line
 """
 
 import signal
@@ -10,6 +11,8 @@ import sys
 import threading
 import unicodedata
 from contextlib import contextmanager, redirect_stdout
+
+from sqlexec import DataError
 
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -66,3 +69,22 @@ def stoppable():
     finally:
         for number, handler in zip(signals, before):
             signal.signal(number, handler)
+
+
+def fail(name, message):
+    print(f"{name}error: {printable(str(message))}", file=sys.stderr)
+    return 2
+
+
+def run_command(name, work, goes_on=lambda: False):
+    """The exit code of work(), where None is 0 too: 2 after one line for bad input, 128 + signal
+    where it was stopped.  goes_on(): whether the same command then continues."""
+    name = name and f"{name}: "
+    with safe_output(), stoppable():
+        try:
+            return work()
+        except (DataError, OSError) as error:
+            return fail(name, error)
+        except KeyboardInterrupt as stop:
+            print(f"\n{name}stopped" + "; the same command continues" * goes_on(), file=sys.stderr)
+            return 128 + (stop.args[0] if stop.args else signal.SIGINT)

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
+from data.report.terminal import run_command
 from data.synthesis.run import run_synth
-from sqlexec import DataError
 
 
 def main():
@@ -19,11 +19,12 @@ def main():
     parser.add_argument("--split", default="train", help="on whose databases")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds a query may run")
     args = parser.parse_args()
-    try:
+
+    def work():
         run_synth(args.data, args.out, args.n, args.show, args.seed, args.split, args.timeout)
-    except (DataError, OSError) as problem:
-        sys.exit(f"python -m data.synthesis: {problem}")
+
+    return run_command("python -m data.synthesis", work)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,11 +11,11 @@ from collections import deque
 from functools import cached_property
 from itertools import groupby
 
+from data.schema import read_schema
 from data.sql import literal
 from data.synthesis import quality
 from data.synthesis.profiles import Profiles
 from data.synthesis.templates import Binding, ColumnSlot, draw_together, render
-from data.schema import read_schema
 
 GAMMA = 0.3                  # a table d keys away is drawn with weight GAMMA ** d [ours]
 IMPOSSIBLE = "no tables with such keys and columns"         # no other draw would help

@@ -15,6 +15,7 @@ import sqlite3
 from pathlib import Path
 
 from data.benchmarks.reader import SPLITS, Data
+from data.report import files
 from data.sql import normalise
 from data.synthesis.synthesize import synthesize
 from data.synthesis.templates import TemplatePool
@@ -75,11 +76,10 @@ def normal_forms(data, examples):
 
 
 def _write(out, made, counts):
-    out.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"db_id": item.db_id, "query": item.sql, "template": item.template_key},
                         ensure_ascii=False) + "\n" for item in made]
-    (out / "synthetic.jsonl").write_text("".join(lines), encoding="utf-8")
-    (out / "synth.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+    files.write_text(out / "synthetic.jsonl", "".join(lines))
+    files.write_json(out / "synth.json", counts)
 
 
 def _print(sample, counts):

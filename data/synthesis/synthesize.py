@@ -59,8 +59,8 @@ class _Synthesis:
         self.exclude, self.seen = exclude, set()
         self.kept, self.rejects = [], Counter()
         self.pending = []            # of (template, tries left)
-        self.given_up = Counter()       # how often a template was given up
-        self.impossible = set()          # (template key, database) that never fit
+        self.given_up = Counter()    # how often a template was given up
+        self.impossible = set()      # (template key, database) that never fit
 
     def round(self, size):
         """One batch; False once nearly every draw is of a template that was given up twice."""

@@ -409,16 +409,15 @@ class TemplatePool:
         restores the training frequencies. Each call replaces what the last one said.
         """
         errors = Counter(key for key in wrong if self.find(key))
-        for key in errors:               # a variant of a training template may be new here
-            self.templates.setdefault(key, self.find(key))
         share = FEEDBACK if errors else 0.0
-        self._keys = list(self.templates)
+        # A variant of a training template may be new here.
+        self._drawn = {key: self.find(key) for key in dict.fromkeys([*self.templates, *errors])}
         self._weights = list(accumulate(
             (1 - share) * self.counts[key] / max(self.counts.total(), 1)
-            + share * errors[key] / max(errors.total(), 1) for key in self._keys))
+            + share * errors[key] / max(errors.total(), 1) for key in self._drawn))
 
     def draw(self, rng):
-        return self.templates[rng.choices(self._keys, cum_weights=self._weights)[0]]
+        return self._drawn[rng.choices(list(self._drawn), cum_weights=self._weights)[0]]
 
     def __len__(self):
-        return len(self.templates)
+        return len(self._drawn)

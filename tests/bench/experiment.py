@@ -22,13 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch                                                                        # noqa: E402
 
 import model as lm                                                                  # noqa: E402
-from data.report.files import read_lines                                            # noqa: E402
+from data.report.files import read_lines, write_text                                # noqa: E402
 from data.report.tables import percent                                              # noqa: E402
-from data.report.terminal import safe_output, stoppable                             # noqa: E402
+from data.report.terminal import run_command                                        # noqa: E402
 from model import join_ranks, leave_ranks, on_rank0                                 # noqa: E402
 from spft import (                                                                  # noqa: E402
-    BASE, CHOICES, Run, Task, answer_rows, best, fail, load_model, parse_config, run_selfplay,
-    write_json, write_lines, write_text)
+    BASE, CHOICES, Run, Task, answer_rows, best, load_model, parse_config, run_selfplay,
+    write_json, write_lines)
 from sqlexec import DataError, Verifier                                             # noqa: E402
 
 LOSSES = CHOICES["loss"]
@@ -99,8 +99,8 @@ def write_report(cfg, task, runs):
     on_rank0(lambda: draw_report(result, Path(cfg.out) / "report.png"))
     text = report_text(result)
     picture = "\n![EX of each system, and by round](report.png)\n"
-    write_text(Path(cfg.out) / "report.md",
-               text + picture * (Path(cfg.out) / "report.png").exists())
+    picture *= (Path(cfg.out) / "report.png").exists()
+    on_rank0(lambda: write_text(Path(cfg.out) / "report.md", text + picture))
     print(text)
 
 
@@ -234,21 +234,19 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=5, help="so many, from --seed on (5)")
     own, rest = parser.parse_known_args(arguments)
-    with safe_output(), stoppable():
-        try:
-            cfg = parse_config(["--out", "runs/experiment", *rest])
-            if own.seeds < 1:
-                raise DataError(f"--seeds {own.seeds}: 1 or more")
-            torch.set_num_threads(cfg.threads)
-            join_ranks(cfg.device)
-            with Verifier(workers=lm.cpus_per_rank(), timeout=cfg.timeout) as verifier:
-                tokenizer = lm.Tokenizer(BASE if cfg.model == "random" else cfg.model)
-                run_experiment(cfg, Task(cfg, tokenizer, verifier), own.seeds)
-            return leave_ranks()
-        except (DataError, OSError) as error:
-            return fail(error)
-        except KeyboardInterrupt:
-            return fail("stopped; the same command continues")
+
+    def work():
+        cfg = parse_config(["--out", "runs/experiment", *rest])
+        if own.seeds < 1:
+            raise DataError(f"--seeds {own.seeds}: 1 or more")
+        torch.set_num_threads(cfg.threads)
+        join_ranks(cfg.device)
+        with Verifier(workers=lm.cpus_per_rank(), timeout=cfg.timeout) as verifier:
+            tokenizer = lm.Tokenizer(BASE if cfg.model == "random" else cfg.model)
+            run_experiment(cfg, Task(cfg, tokenizer, verifier), own.seeds)
+        leave_ranks()
+
+    return run_command("experiment.py", work, lambda: True)
 
 
 if __name__ == "__main__":
