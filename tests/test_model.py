@@ -463,9 +463,9 @@ def test_a_text_has_the_same_pieces_each_time(written):
     folder, text = written(), "SELECT name FROM singer WHERE country = 'France'"
     raw = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(
-        {**raw, "model": {**raw["model"], "dropout": 0.9}}))
+        {**raw, "model": {**raw["model"], "dropout": 0.5}}))
     drawn = [lm.tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
-             for _ in range(5)]
+             for _ in range(200)]
     assert len(set(map(tuple, drawn))) > 1
     assert {tuple(lm.Tokenizer(folder).encode(text)) for _ in range(5)} == {
         tuple(lm.Tokenizer(written()).encode(text))}
