@@ -524,7 +524,7 @@ def log_ratios(main, pairs):
 # ---------------------------------------------------------------------------------------------
 # The task: examples, prompts and verdicts over one data folder
 
-BLOCK = 8       # batches of answers that are kept together: more lose more, fewer drain often
+BLOCK = 8       # batches in a block of answers: a kill loses a block; at its end rows stand idle
 
 
 class Task(Splits):
