@@ -540,7 +540,7 @@ RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1
 
 
 def join_ranks(device):
-    """Join the process group.  Only rank 0 prints and writes."""
+    """Join the process group.  Only rank 0 prints, and writes what stays."""
     if RANKS > 1:
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

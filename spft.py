@@ -68,10 +68,11 @@ from data.prompts.prompts import FORMS, Prompts, text_values
 from data.prompts.schema_text import compact
 from data.report import files
 from data.report.files import first_line, read_lines
+from data.report.resume import Kept, Training, forget
 from data.report.tables import (
     banner, counts, errors, percent, result_row, show_candidate, show_log_ratios, show_overlap,
     show_players, show_result, show_table)
-from data.report.terminal import fail, run_command
+from data.report.terminal import deferred, fail, run_command
 from data.sql import normalise
 from data.synthesis.run import template_sources
 from data.synthesis.synthesize import synthesize
@@ -396,15 +397,24 @@ def fit(model, steps, loss, lr, name, cfg, warmup=0.05, watch=None):
 
     A step's mean is taken over the whole step, however it is cut into micro-batches.  On a CPU
     these run side by side, a thread each, and their gradients are added in order: results are
-    reproducible.  Returns the model, gathered if it was sharded, and its `training_metrics`."""
-    started, losses, tokens = time.time(), [], 0
+    reproducible.  Returns the model, gathered if it was sharded, and its `training_metrics`.
+    Its state is kept in OUT/NAME/fit.state: the same call goes on from there."""
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), weight_decay=0.01)
+    # A sharded state is spread over the ranks: it is not kept.
+    path = Path(cfg.out) / name / "fit.state" if cfg.out and not cfg.shard else None
+    about = path and [name, lr, warmup, cfg.lam, cfg.micro_tokens, cfg.bf16, RANKS,
+                      lm.digest(model), *steps]
+    state = Training(path, about, len(steps), params, optimizer)
+    losses, tokens = state.load()
     model.train()
-    bar = progress(steps, desc=name, unit="step")
+    done = len(losses)
+    bar = progress(steps[done:] if done else steps, total=len(steps), initial=done, desc=name,
+                   unit="step")
     workers = cfg.threads if model.device.type == "cpu" and not cfg.shard else 1
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for i, chunks in enumerate(bar):
+    with deferred() as signals, ThreadPoolExecutor(
+            workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for i, chunks in enumerate(bar, done):
             for group in optimizer.param_groups:
                 group["lr"] = lr * schedule((i + 1) / len(steps), warmup)
             size = sum(map(packed_length, chunks))
@@ -422,9 +432,10 @@ def fit(model, steps, loss, lr, name, cfg, warmup=0.05, watch=None):
                 bar.set_postfix_str(f"loss {float(value):.3f}", refresh=False)
             if watch:
                 watch(i + 1, value)
+            state.step_done(losses, tokens, signals)
     model = lm.gather_full_model(model.eval(),
                                  torch.bfloat16 if model.device.type == "cuda" else None)
-    return model, training_metrics(losses, tokens / (time.time() - started))
+    return model, training_metrics(losses, tokens / (time.time() - state.started))
 
 
 def micro_loss(model, loss, total, micro):
@@ -513,6 +524,9 @@ def log_ratios(main, pairs):
 # ---------------------------------------------------------------------------------------------
 # The task: examples, prompts and verdicts over one data folder
 
+BLOCK = 8       # batches in a block of answers: a kill loses a block; at its end rows stand idle
+
+
 class Task(Splits):
     """What all stages share: data, prompts, and the one place that says what is correct."""
 
@@ -520,6 +534,7 @@ class Task(Splits):
         super().__init__(Data(cfg.data), lambda jobs: map_over_ranks(verifier.run, jobs), cfg.limit,
                          cfg.bad_gold)
         self.cfg, self.tokenizer, self.verifier = cfg, tokenizer, verifier
+        self.unfinished = Path(cfg.out) / "unfinished"           # answers, until they are used
         self.prompts = Prompts(self.data, tokenizer, cfg.schema, cfg.schema_budget, cfg.max_new)
 
     @cached_property
@@ -554,14 +569,26 @@ class Task(Splits):
         return self.tokenizer.encode(text) + [self.tokenizer.end]
 
     def answer(self, model, prompts, name, temperature=0.0, n=1, seed=0):
-        """Samples of each prompt (lists of ids), n in a row."""
-        def of_each(prompts):
-            samples = lm.generate(model, prompts, self.cfg.max_new, temperature, n, seed,
-                                  self.cfg.decode_batch, progress=bar.update)
-            return [samples[i:i + n] for i in range(0, len(samples), n)]
+        """Samples of each prompt (lists of ids), n in a row; made and kept in blocks of prompts
+        that begin alike, each with a seed of its own."""
+        cfg, order = self.cfg, sorted(range(len(prompts)), key=prompts.__getitem__)
+        size = max(64, BLOCK * cfg.decode_batch // n)
+        count = RANKS * math.ceil(len(prompts) / size / RANKS)           # as many for each rank
+        ends = [len(prompts) * i // count for i in range(count + 1)] if count else []
+        kept = Kept(self.unfinished, lm.digest(model), prompts, temperature, n, seed, cfg.max_new,
+                    cfg.decode_batch, ends)
 
-        with progress(total=n * len(prompts), desc=name, unit="row") as bar:
-            return [sample for row in map_over_ranks(of_each, prompts) for sample in row]
+        def of_block(i):
+            samples = lm.generate(model, [prompts[j] for j in order[ends[i]:ends[i + 1]]],
+                                  cfg.max_new, temperature, n, seed + i, cfg.decode_batch,
+                                  progress=bar.update)
+            return [(s.ids, s.end) for s in samples]
+
+        known = sum(ends[i + 1] - ends[i] for i in kept.known)
+        with progress(total=n * len(prompts), initial=n * known, desc=name, unit="row") as bar:
+            samples = [lm.Sample(*s) for block in kept.map(of_block, count) for s in block]
+        place = {j: n * k for k, j in enumerate(order)}
+        return [s for j in range(len(prompts)) for s in samples[place[j]:place[j] + n]]
 
     def verdicts(self, examples, samples, split="train"):
         """E(y') = E(y)?  A verdict for each example and sample, against the gold as written, by
@@ -605,7 +632,8 @@ class Candidate:
 
 
 class Run:
-    """The run directory OUT.  A candidate's record is written last: without it, it is made anew."""
+    """The run directory OUT.  A candidate's record is written last: without it, the same command
+    makes it, from what a killed run has left of it (data/report/resume.py)."""
 
     def __init__(self, cfg, task):
         self.cfg, self.out = cfg, Path(cfg.out)
@@ -688,6 +716,7 @@ class Run:
                               str(folder) if parent else self.cfg.model, percent(rows),
                               round(time.time() - started, 1), dict(metrics))
         write_json(folder / "candidate.json", asdict(candidate))
+        on_rank0(lambda: forget(task.unfinished, *folder.glob("fit.*")))
         show_candidate(candidate, rows)
         return candidate
 
@@ -726,12 +755,14 @@ def run_eval(cfg, task):
     if cfg.limit:
         raise DataError("--stage eval scores a whole split: leave --limit out")
     examples, out = task.usable(cfg.split), Path(cfg.out) / f"eval-{Path(cfg.split).stem}"
+    task.unfinished = out / "unfinished"
     samples = task.answer(load_model(cfg, cfg.model), [task.prompts.sql(e) for e in examples],
                           f"{cfg.model} on {cfg.split}", 0.7 if cfg.samples > 1 else 0.0,
                           cfg.samples, cfg.seed)
     texts = voted(task, examples, [task.sql(s) for s in samples], cfg.samples)
     print(f"{sum(not s.finished for s in samples)} of {len(samples)} answers did not end")
     on_rank0(lambda: scoring.report(task.data, cfg.split, examples, texts, task.verifier, out))
+    on_rank0(lambda: forget(task.unfinished))
 
 
 def voted(task, examples, texts, n):
@@ -801,6 +832,7 @@ def report(cfg, task, run, stage):
         model = None if known else load_model(cfg, c.folder)
         rows += [result_row(c, split, run.score(task, model, c.name, split)) for split in splits]
     write_json(run.out / "results.json", rows)
+    on_rank0(lambda: forget(task.unfinished, *run.out.glob("*/fit.*")))
     print(f"\n  seed {cfg.seed}, {os.path.relpath(cfg.data)}")
     show_table(rows, splits)
     if task.prompts.dropped:

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from contextlib import closing
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -33,7 +34,9 @@ from data.prompts import values
 from data.prompts.pairs import Pair, micro_batches, packed_length, steps_of
 from data.prompts.prompts import question_prompt, sql_prompt
 from data.prompts.schema_text import compact
+from data.report import resume
 from data.report.tables import errors, interval, percent, show_log_ratios, show_result
+from data.report.terminal import Stopped, stoppable
 from data.sql import normalise
 from data.synthesis.run import run_synth
 from data.synthesis.templates import extract
@@ -430,6 +433,208 @@ def assert_same_run(out, finished):
         assert same_weights(out / name, finished.out / name)
 
 
+# ---------------------------------------------------------------------------------------------
+# What a stage has finished is kept
+
+def leftovers(out):
+    return [*out.rglob("fit.*"), *out.rglob("unfinished")]
+
+
+def stop_in_step(patch, step, number=signal.SIGTERM):
+    """A signal in the midst of that step of training; counts the steps that begin."""
+    clip, steps = torch.nn.utils.clip_grad_norm_, count(1)
+
+    def clipped(*arguments):
+        if next(steps) == step:
+            os.kill(os.getpid(), number)
+        return clip(*arguments)
+    patch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    return steps
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("lora", [0, 4])
+def test_a_training_stopped_within_a_step_goes_on_bit_for_bit(cli, tmp_path, monkeypatch, lora,
+                                                              number):
+    words = ["--stage", "sft", "--sft_epochs", 4, "--lora", lora, "--out"]
+    out, whole, left = tmp_path / "run", tmp_path / "whole", []
+    with monkeypatch.context() as patch:
+        length = stop_in_step(patch, None)
+        assert cli(*words, whole)[0] == 0
+    steps = next(length) - 1
+    with monkeypatch.context() as patch:
+        stop_in_step(patch, 7, number)
+        code, _, stderr = cli(*words, out)
+    assert (code, stderr.strip()) == (128 + number, "spft.py: stopped; the same command continues")
+    assert [path.name for path in (out / "sft").iterdir()] == ["fit.state"]
+    with monkeypatch.context() as patch:
+        more, show = stop_in_step(patch, None), spft.show_candidate
+        patch.setattr(spft, "show_candidate",
+                      lambda *rest: show(*rest) or left.extend(leftovers(out)))
+        code, stdout, stderr = cli(*words, out)
+    assert (code, stderr) == (0, "") and f"sft goes on at step 8 of {steps}" in stdout
+    assert next(more) - 1 == steps - 7 and left == []               # gone with the candidate
+    assert same_weights(out / "sft", whole / "sft") and not leftovers(out)
+    assert (without_speed(candidate(out, "sft")["metrics"])
+            == without_speed(candidate(whole, "sft")["metrics"]))
+
+
+@pytest.fixture
+def trained(base, capsys):
+    """trained(out, ...) trains ten steps of a pair each: (weights, what was printed)."""
+    def train(out, lr=1e-3, answer=4, first="model.norm.weight", add=0.0, name="x", watch=None):
+        model = lm.load_pretrained(base)
+        with torch.no_grad():
+            dict(model.named_parameters())[first].add_(add)
+        steps = [[[Pair("zoo", [1, 2, i], [answer, 5])]] for i in range(10)]
+        cfg = Config(out=str(out), threads=1, device="cpu")
+        spft.fit(model, steps, spft.SUPERVISED, lr, name, cfg, 0.05, watch)
+        return [p.detach().clone() for p in model.parameters()], capsys.readouterr().out
+    return train
+
+
+def stop_at(last):
+    def watch(step, loss):
+        if step == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+    return watch
+
+
+@pytest.mark.parametrize("change", [{"lr": 2e-3}, {"answer": 6}, {"add": 0.1}, {}])
+def test_a_state_of_another_training_is_ignored(trained, tmp_path, change):
+    with stoppable(), pytest.raises(Stopped):
+        trained(tmp_path, watch=stop_at(6))
+    weights, said = trained(tmp_path, **change)
+    fresh, _ = trained("", **change)
+    assert all(map(torch.equal, weights, fresh))
+    assert ("is of another training: it is ignored" in said) == bool(change)
+    assert ("goes on at step 7 of 10" in said) != bool(change)
+
+
+@pytest.mark.parametrize("harm", [lambda data: b"", lambda data: data[:-400],
+                                  lambda data: b"x" * 999])
+def test_a_state_that_cannot_be_read_is_ignored(trained, tmp_path, harm):
+    with stoppable(), pytest.raises(Stopped):
+        trained(tmp_path, watch=stop_at(6))
+    state = tmp_path / "x" / "fit.state"
+    state.write_bytes(harm(state.read_bytes()))
+    weights, said = trained(tmp_path)
+    assert all(map(torch.equal, weights, trained("")[0]))
+    assert said.count("\n") == 1 and "cannot be read" in said
+
+
+def test_a_training_that_is_killed_goes_on_from_its_last_save(trained, tmp_path, monkeypatch):
+    """Saved now and then, and after the last step; without need it is not."""
+    def kill(step, loss):
+        if step == 6:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        trained(tmp_path, watch=kill)
+    assert not leftovers(tmp_path)
+    times = map(float, range(0, 10**6, 200))                        # each look, 200 seconds later
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(resume.time, "time", lambda: next(times))
+        trained(tmp_path, watch=kill)
+    weights, said = trained(tmp_path)
+    assert re.search("goes on at step [3-6] of 10", said)
+    assert all(map(torch.equal, weights, trained("")[0]))
+
+
+def test_a_disk_that_is_full_ends_no_training(trained, tmp_path, monkeypatch):
+    def full(state, path):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(resume, "SAVE_EVERY", -1)
+    weights, said = trained(tmp_path)
+    assert all(map(torch.equal, weights, trained("")[0]))
+    assert "fit.state cannot be written: [Errno 28]" in said and not leftovers(tmp_path)
+
+
+@pytest.fixture
+def asked(world, base, tokenizer, tmp_path, monkeypatch):
+    """asked(out, ...) draws two answers to each of 200 prompts: (answers, calls of `generate`);
+    the call `dies` is a kill."""
+    model, generate, rng = lm.load_pretrained(base), lm.generate, random.Random(0)
+    prompts = [[rng.randrange(9, 99) for _ in range(rng.randrange(1, 4))] for _ in range(200)]
+
+    def ask(out, seed=0, dies=None, asked=prompts):
+        calls = count(1)
+
+        def counted(*arguments, **options):
+            if next(calls) == dies:
+                raise MemoryError
+            return generate(*arguments, **options)
+        monkeypatch.setattr(lm, "generate", counted)
+        cfg = Config(data=str(world), out=str(tmp_path / out), max_new=6, decode_batch=16)
+        try:
+            found = spft.Task(cfg, tokenizer, None).answer(model, asked, "asked", 1.0, 2, seed)
+        except MemoryError:
+            found = None
+        return found, next(calls) - 1
+    return ask
+
+
+def test_killed_sampling_goes_on_with_its_next_block(asked):
+    whole, calls = asked("whole")
+    assert calls == 4 and len(whole) == 400 and len({tuple(s.ids) for s in whole}) > 200
+    assert asked("run", dies=3) == (None, 3)
+    assert asked("run") == (whole, 2)
+    assert asked("run") == (whole, 0)                   # kept until it is used
+
+
+@pytest.mark.parametrize("lost", [1, 40])
+def test_a_line_that_a_kill_has_torn_is_made_again(asked, tmp_path, lost):
+    whole, _ = asked("whole")
+    asked("run", dies=3)
+    path, = (tmp_path / "run").rglob("*.jsonl")
+    os.truncate(path, path.stat().st_size - lost)
+    assert asked("run", dies=2) == (None, 2)            # the torn block is there, the next one not
+    assert asked("run") == (whole, 2)
+
+
+def test_answers_to_other_questions_are_not_used(asked):
+    asked("run", dies=3)
+    assert asked("run", seed=9) == (asked("whole", seed=9)[0], 4)
+
+
+def test_answers_come_in_the_order_of_their_prompts(asked, monkeypatch):
+    monkeypatch.setattr(lm, "generate", lambda model, prompts, max_new, temperature, n, *rest,
+                        **options: [Sample([*ids, i]) for ids in prompts for i in range(n)])
+    prompts = [[i % 7, i] for i in range(150)]
+    task = SimpleNamespace(cfg=Config(decode_batch=16), unfinished=Path("nowhere"))
+    monkeypatch.setattr(spft.Kept, "keep", lambda kept, i, result: result)
+    monkeypatch.setattr(lm, "digest", str)
+    samples = spft.Task.answer(task, None, prompts, "asked", 0.7, 2)
+    assert [s.ids for s in samples] == [[*ids, i] for ids in prompts for i in range(2)]
+
+
+def test_a_run_stopped_after_its_answers_does_not_ask_again(finished, cli, tmp_path, monkeypatch):
+    """Stopped where the answers of `sft` get their verdicts."""
+    out, asked, generate = tmp_path / "run", [], lm.generate
+    verdicts = spft.Task.verdicts
+
+    def stop(task, examples, samples, split):
+        if (out / "sft").exists():
+            raise KeyboardInterrupt
+        return verdicts(task, examples, samples, split)
+
+    def noted(model, *rest, **options):
+        asked.append(lm.digest(model))
+        return generate(model, *rest, **options)
+    monkeypatch.setattr(lm, "generate", noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(spft.Task, "verdicts", stop)
+        assert cli("--stage", "sft", "--out", out)[0] == 130
+    assert len(asked) == 2 and leftovers(out) == [out / "unfinished"]
+    assert cli("--stage", "sft", "--out", out)[0] == 0
+    assert len(asked) == 4 and len(set(asked)) == 2                 # test, of base and sft
+    assert results(out, "seconds") == [
+        {k: v for k, v in row.items() if k != "seconds"} for row in finished.results[:4]]
+    assert not leftovers(out) and not leftovers(finished.out)
+
+
 def test_the_same_seed_gives_the_same_run_in_another_process(finished, arguments, tmp_path):
     """With another hash seed, so that no order of a set or dictionary of strings decides."""
     command = [sys.executable, str(ROOT / "spft.py"), *arguments, "--stage", "selfplay"]
@@ -782,16 +987,17 @@ def test_eval_by_a_vote_of_samples(finished, cli, tmp_path):
     code, stdout, stderr = cli("--stage", "eval", "--model", finished.out / "sft", "--samples", 3,
                                "--split", "test", "--out", tmp_path / "eval")
     assert (code, stderr) == (0, "") and "of 24 answers did not end" in stdout
+    assert not leftovers(tmp_path)
     assert len((tmp_path / "eval/eval-test/predictions.sql").read_text().splitlines()) == 8
 
 
 # ---------------------------------------------------------------------------------------------
 # Two processes
 
-def torchrun(arguments, *words, cwd, environment=()):
+def torchrun(arguments, *words, cwd, environment=(), script=ROOT / "spft.py"):
     """The finished processes of one command on two processes of this machine."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               "--nproc-per-node", "2", str(ROOT / "spft.py"), *arguments, *map(str, words)]
+               "--nproc-per-node", "2", str(script), *arguments, *map(str, words)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240,
                           env={**os.environ, **dict(environment)})
 
@@ -826,6 +1032,26 @@ def test_a_process_with_nothing_to_do_waits_for_the_other(arguments, tmp_path, s
                        "run", "--shard", shard, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert {row["n"] for row in results(tmp_path / "run")} == {1}
+
+
+def test_two_processes_stop_and_go_on_as_one(arguments, cli, tmp_path):
+    """A signal to the second one, in a step: both end after it, and the first one saves."""
+    (tmp_path / "stopped.py").write_text(
+        "import os, sys; sys.path[:0] = os.environ['PATHS'].split(':')\n"
+        "import spft, test_spft, pytest\n"
+        "if os.environ['RANK'] == '1': test_spft.stop_in_step(pytest.MonkeyPatch(), 5)\n"
+        "sys.exit(spft.main())\n")
+    words = ["--stage", "sft", "--sft_epochs", 3, "--bf16", 0]
+    process = torchrun(arguments, *words, "--out", "two", cwd=tmp_path, environment={
+        "PATHS": f"{ROOT}:{ROOT}/tests"}, script=tmp_path / "stopped.py")
+    assert process.returncode and (tmp_path / "two/sft/fit.state").exists(), process.stderr
+    process = torchrun(arguments, *words, "--out", "two", cwd=tmp_path)
+    assert process.returncode == 0 and "sft goes on at step 6 of" in process.stdout
+    assert cli(*words, "--out", tmp_path / "one")[0] == 0
+    one, two = (load_file(tmp_path / name / "sft" / "model.safetensors") for name in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=0, atol=2e-4)
+    assert not leftovers(tmp_path / "two")
 
 
 def test_a_process_that_dies_ends_the_job(arguments, tmp_path):

@@ -2,18 +2,26 @@
 
 import json
 import os
+from contextlib import contextmanager
 
 
-def write_text(path, text):
-    """Write through a temporary name; OSError where that fails, and then nothing is left."""
+@contextmanager
+def whole(path):
+    """A temporary name to write to, which becomes path at the end; nothing is left where that
+    fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        yield temporary
         os.replace(temporary, path)
-    except OSError:
+    except (OSError, RuntimeError):
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_text(path, text):
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path, value):

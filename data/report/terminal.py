@@ -3,6 +3,7 @@
     printable(text) -> str     text that no terminal takes for a command
     safe_output()              inside, print() neither raises nor sends escape sequences
     stoppable()                inside, Ctrl-C and SIGTERM raise Stopped
+    deferred()                 inside, only at its end
     run_command(name, work)    work() as a command: bad input and signals end in one line
 """
 
@@ -54,12 +55,17 @@ class Stopped(KeyboardInterrupt):
     """Ctrl-C or SIGTERM: workers end, and what is written is whole."""
 
 
+DEFERRED = []      # of each deferred() at work, the signals that came
+
+
 @contextmanager
 def stoppable():
     """Inside, the first SIGINT or SIGTERM raises Stopped; a second one ends the process at once."""
     def stop(number, frame):
         signal.signal(number, signal.SIG_DFL)
-        raise Stopped(number)
+        if not DEFERRED:
+            raise Stopped(number)
+        DEFERRED[-1].append(number)
 
     in_main = threading.current_thread() is threading.main_thread()     # else not ours to catch
     signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
@@ -69,6 +75,18 @@ def stoppable():
     finally:
         for number, handler in zip(signals, before):
             signal.signal(number, handler)
+
+
+@contextmanager
+def deferred():
+    """The list of signals that came inside; the first one raises Stopped at the end."""
+    DEFERRED.append([])
+    try:
+        yield DEFERRED[-1]
+    finally:
+        signals = DEFERRED.pop()
+        if signals:
+            raise Stopped(signals[0])
 
 
 def fail(name, message):

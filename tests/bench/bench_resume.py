@@ -1,6 +1,7 @@
 """Kills a run at random moments with SIGKILL, continues it, and compares it with one left alone.
 
     python tests/bench/bench_resume.py --kills 20
+    python tests/bench/bench_resume.py --kills 20 --signal TERM
 
 The whole method in the tests' miniature world. Prints the moment of each kill, what the run
 directory held then, and whether the continued run has the same weights (SHA-256) and results.json
@@ -48,6 +49,7 @@ def fingerprint(out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--signal", choices=("KILL", "TERM", "INT"), default="KILL")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng, same = random.Random(options.seed), 0
@@ -69,9 +71,10 @@ def main():
             try:
                 process.wait(moment)
             except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
+                process.send_signal(getattr(signal, f"SIG{options.signal}"))
             process.communicate()
-            held = [p.parent.name for p in sorted(out.glob("*/candidate.json"))]
+            held = [str(p.relative_to(out)) for kind in ("candidate.json", "fit.state", "*-0.jsonl")
+                    for p in sorted(out.glob(f"*/{kind}"))]
             finish(start(folder, out))
             equal = fingerprint(out) == right
             same += equal

@@ -23,6 +23,7 @@ import torch                                                                    
 
 import model as lm                                                                  # noqa: E402
 from data.report.files import read_lines, write_text                                # noqa: E402
+from data.report.resume import forget                                               # noqa: E402
 from data.report.tables import percent                                              # noqa: E402
 from data.report.terminal import run_command                                        # noqa: E402
 from model import join_ranks, leave_ranks, on_rank0                                 # noqa: E402
@@ -162,6 +163,7 @@ def consistency(task, runs):
             if not path.exists():
                 write_lines(path, round_trip(task, load_model(run.cfg, run.load(name).folder),
                                              load_model(run.cfg, last.folder)))
+                on_rank0(lambda: forget(task.unfinished))
             found[name].append(percent(read_lines(path)))
     return {name: round(fmean(shares), 2) for name, shares in found.items()}
 

@@ -1,0 +1,135 @@
+"""What a stage has finished, kept until the stage ends: the same command goes on from there.
+
+    Training(path, about, ...)     the state of a training, in one file
+    Kept(folder, *about)           results of long work, part by part
+    forget(*paths)                 the stage has ended
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from functools import partial
+
+import torch
+
+from data.report.files import whole
+from data.report.terminal import Stopped
+from model import RANK, RANKS, map_over_ranks, on_rank0, sum_over_ranks
+
+SAVE_EVERY = 300         # seconds between two saves of a training
+
+
+def digest(values):
+    """16 hex digits of what the values look like."""
+    total = hashlib.sha256()
+    for value in values:
+        total.update(repr(value).encode())
+    return total.hexdigest()[:16]
+
+
+class Training:
+    """A training of n steps whose state rank 0 writes to a file every SAVE_EVERY seconds, when a
+    signal stops it and after a long one's last step.  Saving takes a fiftieth of the time at most.
+
+    path: None keeps nothing.  about: all that decides the training; other states are ignored."""
+
+    def __init__(self, path, about, n, params, optimizer):
+        self.path, self.n, self.params, self.optimizer = path, n, params, optimizer
+        self.digest = path and digest(about)
+        self.started = time.time()
+        self.due = self.started + SAVE_EVERY
+
+    def load(self):
+        """Go on from the file: (losses, tokens) of the steps that are done."""
+        if not self.path or not self.path.exists():
+            return [], 0
+        try:
+            state = torch.load(self.path, "cpu", weights_only=True)
+            same = state["digest"] == self.digest
+        except Exception as error:                   # of a torn file torch can raise anything
+            print(f"  {self.path} cannot be read ({type(error).__name__}): it is ignored")
+            return [], 0
+        if not same:
+            print(f"  {self.path} is of another training: it is ignored")
+            return [], 0
+        with torch.no_grad():
+            for p, saved in zip(self.params, state["params"]):
+                p.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.started -= state["seconds"]
+        losses = list(state["losses"].to(self.params[0].device))
+        print(f"  {self.path.parent.name} goes on at step {len(losses) + 1} of {self.n}")
+        return losses, state["tokens"]
+
+    def step_done(self, losses, tokens, signals):
+        """Between two steps: save where it is time, and stop where a rank has had a signal."""
+        stop, now = self.any_rank(signals), time.time()
+        ended = len(losses) == self.n and now - self.started > SAVE_EVERY
+        if self.path and RANK == 0 and (stop or ended or now > self.due):
+            self.save(losses, tokens, now - self.started)
+            self.due = time.time() + max(SAVE_EVERY, 50 * (time.time() - now))
+        if stop:
+            raise Stopped(*signals[:1])
+
+    def any_rank(self, signals):
+        """All ranks stop after the same step, else one would wait for the others for ever."""
+        if RANKS == 1:
+            return bool(signals)
+        flag = torch.tensor(float(bool(signals)), device=self.params[0].device)
+        sum_over_ranks([flag])
+        return flag.item() > 0
+
+    def save(self, losses, tokens, seconds):
+        state = {"digest": self.digest, "params": [p.detach() for p in self.params],
+                 "optimizer": self.optimizer.state_dict(), "losses": torch.stack(losses),
+                 "tokens": tokens, "seconds": seconds}
+        try:
+            with whole(self.path) as temporary:
+                torch.save(state, temporary)
+        except (OSError, RuntimeError) as error:     # training is worth more than its state
+            print(f"  {self.path} cannot be written: {error}")
+
+
+class Kept:
+    """Results of long work as JSON, a line of FOLDER/DIGEST-RANK.jsonl each as soon as it is there.
+
+    about: all that decides the results."""
+
+    def __init__(self, folder, *about):
+        self.folder, self.digest = folder, digest(about)
+        self.known = on_rank0(partial(read_parts, folder, self.digest))
+
+    def map(self, work, n):
+        """[work(0), ..., work(n - 1)], without what is known; each rank does a share."""
+        left = [i for i in range(n) if i not in self.known]
+        made = map_over_ranks(lambda share: [self.keep(i, work(i)) for i in share], left)
+        self.known |= zip(left, made)
+        return [self.known[i] for i in range(n)]
+
+    def keep(self, i, result):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / f"{self.digest}-{RANK}.jsonl", "a") as file:
+            file.write("\n" + json.dumps([i, result]))       # a torn line before it stays alone
+        return result
+
+
+def read_parts(folder, name):
+    """{part: result} of all ranks' files; a line that a kill has torn is left out."""
+    known = {}
+    for path in folder.glob(f"{name}-*.jsonl"):
+        for line in path.read_text(errors="replace").splitlines():
+            try:
+                part, result = json.loads(line)
+            except ValueError:
+                continue
+            known[part] = result
+    return known
+
+
+def forget(*paths):
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
