@@ -19,6 +19,8 @@ Shape letters used in the comments:
     H attention heads    K key/value heads     E size of a head   M scored tokens     N sequences
 """
 
+import contextlib
+import ctypes
 import datetime
 import functools
 import hashlib
@@ -44,7 +46,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from sqlexec import DataError
@@ -129,6 +131,15 @@ class ModelConfig:
             *sizes, kv_heads, head_dim, eps, rope_settings(raw),
             raw.get("tie_word_embeddings", False), bias or kind == "qwen2", bias, kind == "qwen3",
             windows(raw, kind, layers), end_tokens(raw, generation), context, raw)
+
+    @property
+    def parameters(self):
+        """How many weights the matrices have."""
+        D, E = self.hidden_size, self.head_dim
+        attention = 2 * D * E * (self.num_attention_heads + self.num_key_value_heads)
+        layer = attention + 3 * D * self.intermediate_size
+        heads = 1 if self.tie_word_embeddings else 2
+        return self.num_hidden_layers * layer + heads * self.vocab_size * D
 
     def to_json(self):
         """The config.json of this model, readable by transformers."""
@@ -217,7 +228,26 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
 
     def forward(self, x):
-        return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).to(x.dtype)
+        return Normalised.apply(x, self.weight, self.eps)
+
+
+class Normalised(torch.autograd.Function):
+    """x / rms(x) * weight over the last dimension, in float32; keeps x and one number a token."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        scale = (to_fp32(x).square().mean(-1, keepdim=True) + eps).rsqrt()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, scale = ctx.saved_tensors
+        unit = x * scale                                                  # float32
+        d_unit = to_fp32(grad) * weight
+        d_weight = (grad * unit).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        d_x = (d_unit - unit * (d_unit * unit).mean(-1, keepdim=True)).mul_(scale)
+        return d_x.to(x.dtype), d_weight, None
 
 
 def frequencies(c, device):
@@ -236,18 +266,18 @@ def frequencies(c, device):
     return turn * (keep + (1 - keep) / rope["factor"])
 
 
-def rope_table(positions, c):
-    """cos and sin of the rotary embedding at positions (B, T): (B, 1, T, E) each, in float32."""
+def rope_table(positions, c, dtype):
+    """cos and sin of the rotary embedding at positions (B, T): (B, 1, T, E) each."""
     inverse = frequencies(c, positions.device)
     angles = positions[:, None, :, None].float() * inverse                # (B, 1, T, E/2)
     angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos(), angles.sin()
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x, cos, sin):
     """Apply rotary embeddings to x (B, H, T, E), pairing dimension i with i + E/2."""
     a, b = x.chunk(2, dim=-1)
-    return x * cos.to(x.dtype) + torch.cat([-b, a], dim=-1) * sin.to(x.dtype)
+    return x * cos + torch.cat([-b, a], dim=-1) * sin
 
 
 class Attention(nn.Module):
@@ -262,9 +292,9 @@ class Attention(nn.Module):
         if c.qk_norm:
             self.q_norm, self.k_norm = RMSNorm(E, c.rms_norm_eps), RMSNorm(E, c.rms_norm_eps)
 
-    def forward(self, x, rope, mask, cache=None):
-        """x (B, T, D); mask (B, 1, T, keys) bool, True where a query may attend; cache: a
-        KVCache.layer, which stores this call's keys and values and returns all that are cached."""
+    def forward(self, x, rope, masks, cache=None):
+        """x (B, T, D); masks: see Transformer.forward; cache: a KVCache.layer, which stores this
+        call's keys and values and returns all that are cached."""
         B, T, _ = x.shape
         q, k, v = (p(x).view(B, T, -1, self.c.head_dim).transpose(1, 2)
                    for p in (self.q_proj, self.k_proj, self.v_proj))      # (B, H or K, T, E)
@@ -272,12 +302,17 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *rope), rotate(k, *rope)
         if cache is not None:
-            k, v = cache(k, v)
-        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1))
+            y = attend(q, *cache(k, v), masks[0])
+        else:
+            rows = [m.shape[-1] for m in masks]
+            y = torch.cat([attend(*qkv) for qkv in
+                           zip(q.split(rows, 2), k.split(rows, 2), v.split(rows, 2), masks)], 2)
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 
 
 def attend(q, k, v, mask):
-    """Softmax attention of q (B, H, T, E) over k and v (B, K, keys, E): (B, H, T, E).
+    """Softmax attention of q (B, H, T, E) over k and v (B, K, keys, E): (B, H, T, E).  mask
+    (B, 1, T, keys): 0 where a query may attend, else -inf.
 
     Where keys = T the mask is causal by column: a CPU then computes blocks of queries against the
     keys up to the block's end only, which saves nearly half of the work."""
@@ -288,25 +323,56 @@ def attend(q, k, v, mask):
     if q.is_cuda:          # its fused kernels take a mask or grouped heads, not both
         k, v = k.repeat_interleave(H // K, 1), v.repeat_interleave(H // K, 1)
         return F.scaled_dot_product_attention(q, k, v, mask)
-    look = plain_attention if q.dtype == torch.bfloat16 else F.scaled_dot_product_attention
     size = BLOCK if T == keys else keys
-    return torch.cat([look(q[:, :, i:i + size], k[:, :, :i + size], v[:, :, :i + size],
-                           mask[:, :, i:i + size, :i + size], enable_gqa=True)
-                      for i in range(0, T, size)], 2)
+    if q.dtype == torch.bfloat16:
+        return BlockAttention.apply(q, k, v, mask, size)
+    return torch.cat([F.scaled_dot_product_attention(
+        q[:, :, i:i + size], k[:, :, :i + size], v[:, :, :i + size],
+        mask[:, :, i:i + size, :i + size], enable_gqa=True) for i in range(0, T, size)], 2)
 
 
 BLOCK = 192                           # queries in a block on a CPU
 
 
-def plain_attention(q, k, v, mask, enable_gqa):
-    """scaled_dot_product_attention written out, because its CPU kernel does not use the CPU's
-    bfloat16 matrix instructions."""
-    B, H, T, E = q.shape
-    hidden = torch.where(mask, 0, -math.inf).to(q.dtype)                  # (B, 1, T, keys)
-    with torch.autocast("cpu", enabled=False):
-        scores = (q * E ** -0.5).reshape(B, k.shape[1], -1, E) @ k.transpose(-1, -2)
-        p = (scores.view(B, H, T, -1) + hidden).softmax(-1)               # (B, H, T, keys)
-        return (p.view(scores.shape) @ v).view(B, H, T, E)
+class BlockAttention(torch.autograd.Function):
+    """Attention written out, `size` queries at a time, because torch's CPU kernel does not use the
+    CPU's bfloat16 matrix instructions.  The backward computes the probabilities again: they would
+    take more memory than all else."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, mask, size):
+        ctx.save_for_backward(q, k, v, mask)
+        ctx.size, out = size, torch.empty_like(q)
+        for rows in blocks(q.shape[2], size):
+            p, seen = probabilities(q, k, mask, rows, size)
+            out[:, :, rows] = (p @ v[:, :, seen]).view_as(out[:, :, rows])
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        q, k, v, mask = ctx.saved_tensors
+        d_q, d_k, d_v = torch.empty_like(q), *(torch.zeros_like(x, dtype=torch.float32)
+                                               for x in (k, v))
+        for rows in blocks(q.shape[2], ctx.size):
+            p, seen = probabilities(q, k, mask, rows, ctx.size)           # (B, K, G * block, keys)
+            d_y, y_q = (x[:, :, rows].reshape(*p.shape[:3], -1) for x in (grad, q))
+            d_p = d_y @ v[:, :, seen].transpose(-1, -2)
+            d_s = d_p.sub_((d_p * p).sum(-1, keepdim=True)).mul_(p).mul_(q.shape[3] ** -0.5)
+            d_q[:, :, rows] = (d_s @ k[:, :, seen]).view_as(d_q[:, :, rows])
+            d_k[:, :, seen] += d_s.transpose(-1, -2) @ y_q
+            d_v[:, :, seen] += p.transpose(-1, -2) @ d_y
+        return d_q, d_k.to(k.dtype), d_v.to(v.dtype), None, None
+
+
+def probabilities(q, k, mask, rows, size):
+    """(softmax of the scores of these queries, the heads of a group one behind the other:
+    (B, K, H / K * block, keys); the slice of the keys that they may see)."""
+    q, B, K = q[:, :, rows], *k.shape[:2]
+    seen = slice(0, rows.start + size)
+    scaled = (q * q.shape[3] ** -0.5).reshape(B, K, -1, q.shape[3])
+    scores = scaled @ k[:, :, seen].transpose(-1, -2)
+    by_head = scores.view(*q.shape[:3], -1).add_(mask[:, :, rows, seen])
+    return by_head.softmax(-1).view(scores.shape), seen
 
 
 class MLP(nn.Module):
@@ -317,7 +383,21 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
 
     def forward(self, x):
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(SwiGLU.apply(self.gate_proj(x), self.up_proj(x)))
+
+
+class SwiGLU(torch.autograd.Function):
+    """silu(gate) * up; the backward computes silu(gate) again, which saves memory."""
+
+    @staticmethod
+    def forward(ctx, gate, up):
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx, grad):
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)
 
 
 class Block(nn.Module):
@@ -350,7 +430,6 @@ class Transformer(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.bf16_autocast = False    # train under bfloat16 autocast (see `fast_bf16`)
         self.recompute = False        # activation checkpointing: less memory, more time
         self.adapter = None           # PEFT's settings of the LoRA adapter, if there is one
         self.model = Decoder(config)
@@ -366,23 +445,36 @@ class Transformer(nn.Module):
     def device(self):
         return self.head.device
 
-    def forward(self, ids, positions, mask, cache=None):
-        """ids, positions (B, T) int64; mask (B, 1, T, keys) bool -> normed hidden states (B, T, D).
+    def forward(self, ids, positions, masks, cache=None):
+        """ids, positions (B, T) int64 -> normed hidden states (B, T, D).
 
-        cache: a KVCache to read and to extend; its key j is at position j."""
+        masks: (rows, 1, t, keys) bool each, True where a query may attend.  One for all rows that
+        share a cache (a KVCache to read and to extend, whose key j is at position j), else one for
+        each piece of t tokens that T consists of, which attends to itself."""
         x = self.model.embed_tokens(ids)
-        rope = rope_table(positions, self.config)
-        cached = torch.arange(mask.shape[-1], device=ids.device)[None]
-        keys = positions if cache is None else cached                     # (B or 1, keys)
-        masks = {w: mask & (positions[:, None, :, None] - keys[:, None, None] < w) if w else mask
-                 for w in set(self.config.windows)}
+        rope = rope_table(positions, self.config, x.dtype)
+        if cache is None:
+            keys = positions.split([m.shape[-1] for m in masks], 1)
+        else:
+            keys = [torch.arange(masks[0].shape[-1], device=ids.device)[None]]
+        queries = keys if cache is None else [positions]
+        near = {w: [added(m, w, q, k, x.dtype) for m, q, k in zip(masks, queries, keys)]
+                for w in set(self.config.windows)}
         for i, layer in enumerate(self.model.layers):
-            layer_mask = masks[self.config.windows[i]]
+            masks = near[self.config.windows[i]]
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(layer, x, rope, layer_mask, use_reentrant=False)
+                x = checkpoint(layer, x, rope, masks, use_reentrant=False)
             else:
-                x = layer(x, rope, layer_mask, None if cache is None else cache.layer(i))
+                x = layer(x, rope, masks, None if cache is None else cache.layer(i))
         return self.model.norm(x)
+
+
+def added(mask, window, queries, keys, dtype):
+    """What attention adds to its scores: 0 where the mask is True and the key less than `window`
+    positions before the query (0: at any distance), else -inf.  queries, keys: positions."""
+    if window:
+        mask = mask & (queries[:, None, :, None] - keys[:, None, None] < window)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def random_model(config, seed=0):
@@ -418,25 +510,27 @@ def local_folder(name):
         raise DataError(f"{name}: no such folder, nor on the hub ({reason})") from None
 
 
-def base_folder(name):
-    """The folder of the base model: `name` itself, or what an adapter's config points to."""
+def base_folder(name, base=""):
+    """The folder of the base model: `name` itself, or that of an adapter: `base`, by default what
+    its config points to."""
     folder = local_folder(name)
     adapter = folder / ADAPTER_CONFIG
     if (folder / "config.json").exists() or not adapter.exists():
         return folder
-    base = read_json(adapter).get("base_model_name_or_path")
+    base = str(base) if base else read_json(adapter).get("base_model_name_or_path")
     if not isinstance(base, str):
         raise DataError(f"{adapter}: base_model_name_or_path is {base}, not a folder or hub id")
     return local_folder(base)
 
 
-def load_pretrained(name, device="cpu", dtype=torch.float32):
+def load_pretrained(name, device="cpu", dtype=torch.float32, base=""):
     """Transformer from a Hugging Face folder or hub id, built on meta and filled tensor by tensor;
-    from a PEFT adapter's folder, its base model with the adapter loaded but not merged.
+    from a PEFT adapter's folder, its base model (see base_folder) with the adapter loaded but not
+    merged.
 
     DataError for a missing, broken or unsupported checkpoint, naming the file and the tensor."""
     folder = local_folder(name)
-    base = base_folder(folder)
+    base = base_folder(folder, base)
     with torch.device("meta"):
         model = Transformer(ModelConfig.read(base))
     wanted = dict(model.named_parameters())
@@ -447,7 +541,7 @@ def load_pretrained(name, device="cpu", dtype=torch.float32):
     if wanted:
         raise DataError(f"{base}: tensor {sorted(wanted)[0]} is missing")
     if not model.config.eos and (base / "tokenizer.json").exists():
-        model.config.eos = (Tokenizer(name).end,)          # else no answer would ever end
+        model.config.eos = (Tokenizer(name, base).end,)         # else no answer would ever end
     return model if base == folder else load_adapter(model, folder)
 
 
@@ -533,6 +627,18 @@ def digest(model):
     return total.hexdigest()[:16]
 
 
+def content(name):
+    """16 hex digits of a checkpoint's files, wherever they lie: of large ones size and ends."""
+    folder, total = local_folder(name), hashlib.sha256()
+    paths = sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")])
+    for path in paths:
+        with open(path, "rb") as file:
+            total.update(f"{path.name} {path.stat().st_size}".encode() + file.read(2 ** 20))
+            file.seek(max(0, path.stat().st_size - 2 ** 20))
+            total.update(file.read())
+    return total.hexdigest()[:16] if paths else str(name)
+
+
 # ---------------------------------------------------------------------------------------------
 # Many processes, started by torchrun: each does a share of the work, all get every result
 
@@ -582,25 +688,30 @@ def cpus_per_rank():
     return max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def shard(model, device):
+def shard(model, device, half=False):
     """Shard weights, gradients and optimizer states over the ranks with FSDP2; a layer's weights
-    are gathered only while it computes."""
+    are gathered only while it computes, in bfloat16 if `half`."""
     mesh = init_device_mesh(device, (distributed.get_world_size(),))
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for part in (*model.model.layers, model):
-        fully_shard(part, mesh=mesh)
+        fully_shard(part, mesh=mesh, mp_policy=policy if half else MixedPrecisionPolicy())
     return model
 
 
 def gather_full_model(model, dtype=None):
     """An unsharded copy of a sharded model, on every rank; any other model as it is."""
-    if not hasattr(model.head, "full_tensor"):
-        return model
+    return copy_of(model, dtype) if hasattr(model.head, "full_tensor") else model
+
+
+def copy_of(model, dtype=None):
+    """A copy of a model without adapters; dtype: of its weights, None = unchanged."""
     with torch.device("meta"):
-        full = Transformer(model.config)
-    full.load_state_dict({name: p.detach().full_tensor().to(dtype or p.dtype)
-                          for name, p in model.named_parameters()}, assign=True)
-    full.bf16_autocast = model.bf16_autocast
-    return full
+        copy = Transformer(model.config)
+    copy.load_state_dict({
+        name: (p.full_tensor() if hasattr(p, "full_tensor") else p).to(dtype or p.dtype, copy=True)
+        for name, p in model.state_dict().items()}, assign=True)
+    copy.recompute = model.recompute
+    return copy
 
 
 # ---------------------------------------------------------------------------------------------
@@ -619,7 +730,7 @@ LORA_ALLOWED = {
 
 
 class LoRALinear(nn.Linear):
-    """A frozen linear layer plus a trainable low-rank update in float32:
+    """A frozen linear layer plus a trainable low-rank update, kept in float32:
     y = W x + b + scale B A x, where A is (rank, in) and B (out, rank)."""
 
     def __init__(self, linear, rank, scale):
@@ -629,18 +740,63 @@ class LoRALinear(nn.Linear):
         self.lora_B = nn.Linear(rank, self.out_features, bias=False, device="meta")
 
     def forward(self, x):
-        thin = self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype)))
-        return super().forward(x) + (self.scale * thin).to(x.dtype)
+        A, B = self.lora_A.weight.to(x.dtype), (self.scale * self.lora_B.weight).to(x.dtype)
+        return LowRankSum.apply(x.flatten(0, -2), self.weight, self.bias, A, B).view(
+            *x.shape[:-1], -1)
 
     def merged(self):
         """W + scale B A, summed in float32 and rounded once to W's precision."""
         change = self.scale * (self.lora_B.weight.float() @ self.lora_A.weight.float())
         return (self.weight.float() + change).to(self.weight.dtype)
 
+    def plain(self):
+        """A linear layer with the merged weight."""
+        linear = nn.Linear(self.in_features, self.out_features, device="meta")
+        linear.weight, linear.bias = nn.Parameter(self.merged()), self.bias
+        return linear
+
+
+class LowRankSum(torch.autograd.Function):
+    """x W^T + b + x A^T B^T for x (T, in) and a frozen W: each sum is taken in place."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, A, B):
+        thin = x @ A.T                                                    # (T, rank)
+        ctx.save_for_backward(x, weight, A, B, thin)
+        return F.linear(x, weight, bias).addmm_(thin, B.T)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, A, B, thin = ctx.saved_tensors
+        d_thin = grad @ B
+        d_x = (grad @ weight).addmm_(d_thin, A) if ctx.needs_input_grad[0] else None
+        return d_x, None, None, d_thin.T @ x, grad.T @ thin
+
 
 def lora_layers(model):
     """(name, layer) of each adapted layer."""
     return [(n, layer) for n, layer in model.named_modules() if isinstance(layer, LoRALinear)]
+
+
+def merge_adapter(model):
+    """Merge the adapter into the weights, all of which are then trainable."""
+    for name, layer in lora_layers(model):
+        model.set_submodule(name, layer.plain())
+    model.adapter = None
+    model.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def merged_adapters(model):
+    """Inside, the adapted layers are plain ones with the weights that save_pretrained writes."""
+    layers = lora_layers(model)
+    for name, layer in layers:
+        model.set_submodule(name, layer.plain())
+    try:
+        yield model
+    finally:
+        for name, layer in layers:
+            model.set_submodule(name, layer)
 
 
 def add_lora(model, rank=16, alpha=32, targets=LORA_TARGETS, seed=0):
@@ -706,14 +862,14 @@ def load_adapter(model, folder):
 
 def save_adapter(model, folder, base):
     """Write adapter_config.json and adapter_model.safetensors; base: folder or hub id of the
-    adapter's base model."""
+    adapter's base model, where the adapter does not say."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors({f"base_model.model.{k}": v.detach().cpu().contiguous()
                    for k, v in model.state_dict().items() if ".lora_" in k},
                   folder / ADAPTER_WEIGHTS)
     (folder / ADAPTER_CONFIG).write_text(json.dumps(
-        {**model.adapter, "base_model_name_or_path": str(base)}, indent=2) + "\n")
+        {"base_model_name_or_path": str(base), **model.adapter}, indent=2) + "\n")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -726,8 +882,8 @@ class Tokenizer:
     Special tokens spelled out in a text (`</s>`, `<think>`) are encoded as ordinary text: only
     those that the chat template itself writes are special."""
 
-    def __init__(self, name):
-        own, base = local_folder(name), base_folder(name)
+    def __init__(self, name, base=""):
+        own, base = local_folder(name), base_folder(name, base)
         self.folders = (own,) if (own / "tokenizer.json").exists() else (own, base)
         path = self.file("tokenizer.json")
         self.folder, raw = path.parent, read_json(path)
@@ -878,75 +1034,60 @@ def chat_template(folder, source):
 # Log-probabilities of chosen tokens, never the whole (B, T, V)
 
 class TokenLogprobs(torch.autograd.Function):
-    """log softmax(hidden @ weight.T)[target], a block of the vocabulary at a time, as
-    flash attention does (hidden is the query, the head's rows are keys and values).
+    """log softmax(hidden @ weight.T)[target], a block of rows at a time.
 
     The target is kept apart from the other tokens: with z its logit and r the log-sum-exp of
-    theirs, log p = log sigmoid(z - r), which is exact where p is near 1 and never above 0.
-    Frozen head: the forward keeps the unit gradient W[y] - pW = (1 - p) (W[y] - mean of the
-    others), so the backward is one product.  Trainable head: the backward computes the logits
-    again."""
+    theirs, log p = log sigmoid(z - r), which is exact where p is near 1 and never above 0.  With p
+    the softmax, the gradients are W[y] - p W for hidden and (1[y] - p) hidden for weight.
+    Frozen head: the forward keeps that of hidden, so the backward is free.  Trainable head: the
+    forward keeps p where all rows are one block, else the backward computes it again."""
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, block):
         need_hidden, ctx.need_weight = ctx.needs_input_grad[:2]
-        frozen, ctx.block = need_hidden and not ctx.need_weight, block
-        own, rest, mean = lse_without_target(hidden, weight, targets, block, frozen)
-        miss = torch.sigmoid(rest - own)                                  # 1 - p, precisely
-        if frozen:
-            unit = mean.neg_().add_(weight[targets]).mul_(miss[:, None])
-            ctx.save_for_backward(unit.to(hidden.dtype))
-        elif ctx.need_weight:
-            ctx.save_for_backward(hidden, weight, targets, torch.logaddexp(own, rest), miss)
-        return F.logsigmoid(own - rest)
+        logp = hidden.new_empty(len(targets), dtype=to_fp32(hidden[:0]).dtype)
+        unit, miss = torch.empty_like(hidden) if need_hidden and not ctx.need_weight else None, None
+        for rows in blocks(len(targets), block):
+            logp[rows], miss = without_target(hidden[rows], weight, targets[rows])
+            if unit is not None:
+                unit[rows] = miss.to(weight.dtype) @ weight
+        ctx.block, ctx.kept = block, miss if ctx.need_weight and len(targets) <= block else None
+        ctx.save_for_backward(*(hidden, weight, targets) if ctx.need_weight else (unit,))
+        return logp
 
     @staticmethod
     def backward(ctx, grad):
         if not ctx.need_weight:
             unit, = ctx.saved_tensors
             return unit * grad[:, None].to(unit.dtype), None, None, None
-        hidden, weight, targets, lse, miss = ctx.saved_tensors
-        d_hidden, d_weight = to_fp32(torch.zeros_like(hidden)), torch.empty_like(weight)
-        for start in range(0, len(weight), ctx.block):
-            W, part = weight[start:start + ctx.block], d_weight[start:start + ctx.block]
-            p = matmul_fp32(hidden, W.T).sub_(lse[:, None]).exp_()        # (M, block)
-            place, here = find(targets, start, len(W))
-            p.scatter_(1, place, torch.where(here, -miss[:, None], p.gather(1, place)))
-            p.mul_(-grad[:, None])
-            d_hidden += matmul_fp32(p, W)                  # sums within a block first
-            part.copy_(matmul_fp32(p.T, hidden))
-            del p                                          # free it before the next block
-        return d_hidden.to(hidden.dtype), d_weight, None, None
+        hidden, weight, targets = ctx.saved_tensors
+        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        for rows in blocks(len(targets), ctx.block):
+            miss = ctx.kept if ctx.kept is not None else without_target(
+                hidden[rows], weight, targets[rows])[1]
+            miss = miss.mul_(grad[rows, None]).to(weight.dtype)
+            d_hidden[rows] = miss @ weight
+            d_weight.addmm_(miss.T, hidden[rows])
+        ctx.kept = None
+        return d_hidden, d_weight, None, None
 
 
-def lse_without_target(hidden, weight, targets, block, want_mean):
-    """The target's logit (M,), the log-sum-exp of all other logits (M,), and with want_mean the
-    mean (M, D) of the other tokens' rows of weight under their probabilities."""
-    dtype = to_fp32(hidden[:0]).dtype
-    own = hidden.new_zeros(len(targets), dtype=dtype)
-    high, total = own + torch.finfo(dtype).min, own.clone()               # running maximum and sum
-    mean = torch.zeros_like(hidden, dtype=dtype) if want_mean else None
-    for start in range(0, len(weight), block):
-        W = weight[start:start + block]
-        z = matmul_fp32(hidden, W.T)                                      # (M, block)
-        place, here = find(targets, start, len(W))
-        here_z = z.gather(1, place)
-        own = torch.where(here, here_z, own[:, None])[:, 0]
-        z.scatter_(1, place, torch.where(here, -torch.inf, here_z))
-        high, before = torch.maximum(high, z.amax(1)), high
-        shrink = (before - high).exp_()
-        z = z.sub_(high[:, None]).exp_()
-        total = total.mul_(shrink).add_(z.sum(1))
-        if want_mean:
-            mean.mul_(shrink[:, None]).add_(matmul_fp32(z, W))
-        del z                                              # free it before the next block
-    return own, total.log() + high, mean.div_(total[:, None]) if want_mean else None
+def blocks(n, size):
+    """The slices of at most `size` rows that n rows make."""
+    return [slice(start, start + size) for start in range(0, n, size)]
 
 
-def find(targets, start, size):
-    """Each target's index in a block of the vocabulary (M, 1), and whether it is there (M, 1)."""
-    place = targets[:, None] - start
-    return place.clamp(0, size - 1), (place >= 0) & (place < size)
+def without_target(hidden, weight, targets):
+    """log p of the targets (M,), and 1[target] - p of all tokens (M, V): the gradient of log p to
+    the logits."""
+    z, target = logits(hidden, weight), targets[:, None]                  # (M, V)
+    own = (to_fp32(hidden) * to_fp32(weight[targets])).sum(1, keepdim=True)
+    z.scatter_(1, target, -torch.inf)
+    high = z.amax(1, keepdim=True)
+    total = z.sub_(high).exp_().sum(1, keepdim=True)
+    margin = own - high - total.log()                                     # z - r
+    z.mul_(-torch.sigmoid(-margin) / total).scatter_(1, target, torch.sigmoid(-margin))
+    return F.logsigmoid(margin)[:, 0], z
 
 
 def to_fp32(x):
@@ -957,21 +1098,34 @@ def to_fp32(x):
 WIDE_MM = "dtype" in torch.ops.aten.mm.overloads()         # bf16 factors, float32 sums: torch 2.8
 
 
-def matmul_fp32(a, b):
-    """a @ b with float32 accumulation and output; on a GPU, a is first cast to b's dtype."""
-    if a.is_cuda and b.dtype == torch.bfloat16 and WIDE_MM:
-        return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
-    return to_fp32(a) @ to_fp32(b)
+def logits(hidden, weight, exact=32):
+    """hidden (M, D) @ weight.T (D, V) with float32 accumulation and output.
+
+    A CPU's bf16 product rounds its sums to bf16: the `exact` largest of each row, which decide
+    what is sampled and nearly all of log p, are then computed again."""
+    if weight.dtype != torch.bfloat16:
+        return to_fp32(hidden) @ to_fp32(weight.T)
+    hidden = hidden.to(weight.dtype)
+    if hidden.is_cuda and WIDE_MM:
+        return torch.mm(hidden, weight.T, out_dtype=torch.float32)
+    z = F.linear(hidden, weight)
+    top = z.topk(min(exact, z.shape[1]), sorted=False).indices            # (M, exact)
+    best = (weight[top].float() @ hidden[:, :, None].float())[..., 0]
+    return z.float().scatter_(1, top, best)
 
 
 def token_logprobs(hidden, weight, targets, block=None):
     """log p(target) of each row: hidden (M, D), weight (V, D), targets (M,) -> (M,) float32, <= 0.
 
-    Differentiable in hidden and weight; float64 stays float64.  block: how many
-    logits of a row exist at a time, by default 1,024, or what fits 512 MB on a GPU."""
+    Differentiable in hidden and weight; float64 stays float64.  block: how many rows have their
+    logits at a time, by default what fits LOGITS_MEMORY."""
     if block is None:
-        block = max(1024, 2 ** 27 // max(1, len(targets)) if hidden.is_cuda else 0)
+        few = not hidden.is_cuda and not (weight.requires_grad and torch.is_grad_enabled())
+        block = 128 if few else max(1, LOGITS_MEMORY // (4 * len(weight)))
     return TokenLogprobs.apply(hidden, weight, targets, block)
+
+
+LOGITS_MEMORY = 2 ** 29               # bytes
 
 
 # ---------------------------------------------------------------------------------------------
@@ -980,54 +1134,59 @@ def token_logprobs(hidden, weight, targets, block=None):
 @dataclass
 class Batch:
     """Sequences packed into rows [prefix, branch, branch ...]; a branch attends to its row's prefix
-    and to itself.
+    and to itself.  The rows lie one behind the other, S tokens in all, so none is padded.
 
-    source[i] is the flat (row * T + column) index whose hidden state predicts target[i], a scored
-    token of sequence owner[i].  Same result as one padded row per sequence, with fewer tokens."""
-    ids: torch.Tensor          # (B, T)
-    positions: torch.Tensor    # (B, T)
-    branch: torch.Tensor       # (B, T): 0 prefix, 1.. branches, -1 padding
+    source[i] is the index whose hidden state predicts target[i], a scored token of sequence
+    owner[i].  Same result as one padded row per sequence, with fewer tokens."""
+    ids: torch.Tensor          # (1, S)
+    positions: torch.Tensor    # (1, S)
+    masks: list                # of each row of T tokens: (1, 1, T, T) bool
     source: torch.Tensor       # (M,)
     target: torch.Tensor       # (M,)
     owner: torch.Tensor        # (M,) in 0..N-1
     size: int                  # N
 
-    def mask(self):
-        """(B, 1, T, T) bool: causal, within the prefix and the token's own branch."""
-        b, T = self.branch, self.ids.shape[1]
-        seen = (b[:, None, :] == 0) | (b[:, None, :] == b[:, :, None])
-        return (seen & torch.ones(T, T, dtype=torch.bool, device=b.device).tril())[:, None]
-
     def to(self, device):
-        return Batch(*(v.to(device) if torch.is_tensor(v) else v for v in vars(self).values()))
+        return Batch(*([x.to(device) for x in v] if isinstance(v, list) else
+                       v.to(device) if torch.is_tensor(v) else v for v in vars(self).values()))
 
 
 def pack(groups):
-    """Batch of groups of sequences; a sequence is (ids, n): its first n ids are prompt, the rest is
-    scored.  A group's prefix is what all its prompts begin with, at most up to their last token.
+    """Batch of groups of sequences, a row each; a sequence is (ids, n): its first n ids are prompt,
+    the rest is scored.  A row's prefix is what all its prompts begin with, at most up to their last
+    token.
 
     >>> b = pack([[([1, 2, 3, 7], 3), ([1, 2, 4, 8, 9], 3)]])
-    >>> b.ids[:, :7].tolist(), b.positions[:, :7].tolist(), b.branch[:, :7].tolist()
-    ([[1, 2, 3, 7, 4, 8, 9]], [[0, 1, 2, 3, 2, 3, 4]], [[0, 0, 1, 1, 2, 2, 2]])
+    >>> b.ids[0, :7].tolist(), b.positions[0, :7].tolist()
+    ([1, 2, 3, 7, 4, 8, 9], [0, 1, 2, 3, 2, 3, 4])
     >>> b.source.tolist(), b.target.tolist(), b.owner.tolist()
     ([2, 4, 5], [7, 8, 9], [0, 1, 1])
+    >>> b.masks[0][0, 0, :7, :7].int().tolist()[4]
+    [1, 1, 0, 0, 1, 0, 0]
     """
-    rows, scored, size = [], [], 0
+    tokens, scored, masks, size = [], [], [], 0            # tokens: (id, position, branch)
     for group in groups:
         shared = common_prefix([ids[:n] for ids, n in group])
-        row = [(token, i, 0) for i, token in enumerate(group[0][0][:shared])]
+        begin = len(tokens)
+        tokens += [(token, i, 0) for i, token in enumerate(group[0][0][:shared])]
         for k, (ids, n) in enumerate(group, 1):
-            start = len(row) - shared                      # column of position p is start + p
-            scored += [(len(rows), shared - 1 if p == shared else start + p - 1, ids[p], size)
+            start = len(tokens) - shared                   # the index of position p is start + p
+            scored += [(begin + shared - 1 if p == shared else start + p - 1, ids[p], size)
                        for p in range(n, len(ids))]
-            row += [(ids[p], p, k) for p in range(shared, len(ids))]
+            tokens += [(ids[p], p, k) for p in range(shared, len(ids))]
             size += 1
-        rows.append(row)
-    T = -(-max(map(len, rows)) // 64) * 64                 # few distinct shapes
-    table = torch.tensor([row + [(0, 0, -1)] * (T - len(row)) for row in rows])   # (B, T, 3)
-    row, column, target, owner = torch.tensor(scored, dtype=torch.long).reshape(-1, 4).unbind(-1)
-    return Batch(*(x.contiguous() for x in table.unbind(-1)),
-                 source=row * T + column, target=target, owner=owner, size=size)
+        tokens += [(0, 0, -1)] * (-(len(tokens) - begin) % 16)            # few distinct shapes
+        masks.append(row_mask(torch.tensor([k for _, _, k in tokens[begin:]])))
+    ids, positions, _ = torch.tensor(tokens).T.contiguous()[:, None]      # (1, S) each
+    source, target, owner = torch.tensor(scored, dtype=torch.long).reshape(-1, 3).T.contiguous()
+    return Batch(ids, positions, masks, source, target, owner, size)
+
+
+def row_mask(branch):
+    """(1, 1, T, T) bool of a row's branches (T,): 0 prefix, 1.. branches, -1 padding.  True where a
+    query may attend: before it, within the prefix and its own branch."""
+    seen = (branch == 0) | (branch[:, None] == branch)
+    return (seen & torch.ones_like(seen).tril())[None, None]
 
 
 def common_prefix(sequences):
@@ -1040,10 +1199,21 @@ def sequence_logprobs(model, batch):
     """log p(answer | prompt) of each sequence: the SUM of its scored tokens' log-probabilities.
 
     Returns (N,) float32, differentiable.  Main and opponent are both scored by this function."""
-    with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=model.bf16_autocast):
-        hidden = model(batch.ids, batch.positions, batch.mask())          # (B, T, D)
-    logp = token_logprobs(hidden.flatten(0, 1)[batch.source], model.head, batch.target)
+    hidden = model(batch.ids, batch.positions, batch.masks)               # (1, S, D)
+    logp = token_logprobs(hidden[0, batch.source], model.head, batch.target)
     return logp.new_zeros(batch.size).index_add(0, batch.owner, logp)
+
+
+def keep_freed_memory():
+    """Let glibc keep what torch frees on a CPU, in one arena for all threads: fetching fresh pages
+    for each tensor takes longer than computing it, and arenas grow.  Elsewhere it has no effect."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        for setting, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_ARENA_MAX, 1)):
+            libc.mallopt(setting, value)
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8     # malloc.h
 
 
 def fast_bf16(device):
@@ -1092,8 +1262,8 @@ class KVCache:
         positions = positions.clamp(max=self.data.shape[4] - 1)
         mask = torch.arange(width, device=device) <= positions[:, None, :, None]  # (B, 1, T, width)
         self.rows, self.positions, self.width = slice(first, first + B), positions, width
-        hidden = self.model(ids, positions, mask, self)
-        return matmul_fp32(hidden[torch.arange(B, device=device), last], self.model.head.T)
+        hidden = self.model(ids, positions, [mask], self)
+        return logits(hidden[torch.arange(B, device=device), last], self.model.head)
 
     def layer(self, i):
         """The function that attention calls: it stores a call's keys and values (B, K, T, E) and
@@ -1182,12 +1352,19 @@ def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, batch_si
     ends, the last row moves into its place; when a quarter of the rows is free, new prompts are
     read.  Greedy at temperature 0; the same seed gives the same samples.  progress(n) is called as
     n rows end.  Answers are cut off at max_new tokens or at the model's context; DataError where a
-    prompt leaves no room for one."""
+    prompt leaves no room for one.  Adapters are merged into the weights for the time being."""
     context, longest = model.config.context or math.inf, max(map(len, prompts), default=0)
     if longest >= context:
         raise DataError(f"a prompt has {longest} tokens, which leaves no room for an answer in the "
                         f"model's context of {context} (max_position_embeddings)")
     samples = [Sample([]) for _ in prompts for _ in range(n)]
+    with merged_adapters(model):
+        fill_samples(model, samples, prompts, n, max_new, temperature, seed, batch_size, progress)
+    return samples
+
+
+def fill_samples(model, samples, prompts, n, max_new, temperature, seed, batch_size, progress):
+    context, longest = model.config.context or math.inf, max(map(len, prompts), default=0)
     jobs = sorted(((prompts[i // n], i) for i in range(len(samples))), reverse=True)
     batch_size, steps = min(batch_size, len(jobs)), SYNC_EVERY.get(model.device.type, 1)
     capacity = longest + max_new + steps
@@ -1213,7 +1390,6 @@ def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, batch_si
             last = last[compact_slots(cache, rows, ended)]
         if ended and progress:
             progress(len(ended))
-    return samples
 
 
 def prefill(cache, prefix, first, prompts):

@@ -36,7 +36,6 @@ What differs from the paper, or is left open by it:
 12. The embedded demo starts from a 2-million-parameter model of our own (data/base).
 """
 
-import argparse
 import hashlib
 import json
 import math
@@ -47,7 +46,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
@@ -56,7 +55,6 @@ from typing import NamedTuple
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")   # spinning threads steal the verifier's core
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 import model as lm
 from data.benchmarks import scoring
@@ -67,12 +65,16 @@ from data.prompts.pairs import Pair, chunked, micro_batches, packed_length, step
 from data.prompts.prompts import FORMS, Prompts, text_values
 from data.prompts.schema_text import compact
 from data.report import files
+from data.report.ask import Asker
 from data.report.files import first_line, read_lines
+from data.report.page import write_page
+from data.report.progress import progress
 from data.report.resume import Kept, Training, forget
 from data.report.tables import (
-    banner, counts, errors, percent, result_row, show_candidate, show_log_ratios, show_overlap,
-    show_players, show_result, show_table)
-from data.report.terminal import deferred, fail, run_command
+    banner, counts, errors, percent, result_row, show_candidate, show_game, show_log_ratios,
+    show_overlap, show_players, show_table, show_winner)
+from data.report.settings import group_of, option, parse_settings
+from data.report.terminal import deferred, input_line, run_command
 from data.sql import normalise
 from data.synthesis.run import template_sources
 from data.synthesis.synthesize import synthesize
@@ -132,7 +134,7 @@ def run_sft(cfg, task, run):
     base = run.load("base") or run.add_candidate(task, load_model(cfg, cfg.model), "base")
     if run.load("sft") or not task.train:         # without labels the base stands in its place
         return [run.load("sft") or base]
-    banner("sft", f"base -> sft on {len(task.train)} labelled pairs, both directions")
+    banner(run.step("sft"), f"base -> sft on {len(task.train)} labelled pairs, both directions")
     rng, started = random.Random(f"{cfg.seed}/sft"), time.time()
     steps = steps_of(task.both_directions(task.train), cfg.sft_epochs, cfg.batch, rng)
     model, metrics = fit(load_model(cfg, base.folder, train=True), steps, SUPERVISED, cfg.lr,
@@ -154,7 +156,7 @@ def run_vbift(cfg, task, run):
 
 def vbift_round(cfg, task, run, round, parent):
     name = f"vbift-{round}"
-    banner(name, f"{parent.name} -> {name}")
+    banner(run.step(name), f"{parent.name} -> {name}")
     rng, started = random.Random(f"{cfg.seed}/{name}"), time.time()
     earlier = [e for r in range(1, round) for e in run.synthetic(r)]
     made = synthesize_pairs(cfg, task, load_model(cfg, parent.folder), rng, cfg.synthetic,
@@ -219,11 +221,15 @@ def run_selfplay(cfg, task, run):
 
     --loss spin, dpo and sft play from the same candidates; their rounds have names of their own."""
     candidates = run_vbift(cfg, task, run)
-    line = {"spft": "selfplay", "sft": "continued"}.get(cfg.loss, cfg.loss)
     for round in range(1, cfg.selfplay_rounds + 1):
-        name = f"{line}-{round}"
+        name = f"{line_of(cfg)}-{round}"
         candidates.append(run.load(name) or selfplay_round(cfg, task, run, name, candidates))
     return candidates
+
+
+def line_of(cfg):
+    """What the rounds of --loss are called."""
+    return {"spft": "selfplay", "sft": "continued"}.get(cfg.loss, cfg.loss)
 
 
 def best(candidates):
@@ -242,25 +248,27 @@ def players(loss, candidates):
 
 def selfplay_round(cfg, task, run, name, candidates):
     main, opponent = players(cfg.loss, candidates)
-    show_players(cfg, name, main, opponent, candidates)
+    show_players(cfg, run.step(name), main, opponent, candidates)
     rng, started = random.Random(f"{cfg.seed}/play {name.rpartition('-')[2]}"), time.time()
-    pairs = sample_pairs(cfg, task, run, name, opponent, rng)             # the same for every loss
+    pairs, rows = sample_pairs(cfg, task, run, name, opponent, rng)       # the same for every loss
     steps = steps_of(pairs, cfg.selfplay_epochs, cfg.batch, rng)
-    before = log_ratios(load_model(cfg, main.folder), pairs)
+    now = with_logprobs(load_model(cfg, main.folder), pairs[:SHOWN], "log-probs")
     steps, loss = objective(cfg, pairs, steps, main, rng)
     model, metrics = fit(load_model(cfg, main.folder, train=True), steps, loss, cfg.selfplay_lr,
                          name, cfg)
-    after = log_ratios(model, pairs)
+    then = with_logprobs(model, pairs[:SHOWN], "log-probs")
+    before, after = log_ratios(now, pairs), log_ratios(then, pairs)
     show_log_ratios(before, after)
     metrics |= {"main": main.name, "opponent": opponent.name, "opponent ex": opponent.ex,
-                "R = 1": fmean(pair.R for pair in pairs), "before": before, "after": after}
+                "R = 1": fmean(pair.R for pair in pairs), "before": before, "after": after,
+                "game": show_game(rows, pairs, now, then)}
     return run.add_candidate(task, model, name, main, started, metrics)
 
 
 def sample_pairs(cfg, task, run, name, opponent, rng):
-    """The opponent answers the prompts and execution rewards its errors (Eq. 2): a list of Pair.
-
-    Written to OUT/NAME/pairs.jsonl; a loss that asks the same opponent takes them from there."""
+    """The opponent answers the prompts and execution rewards its errors (Eq. 2): a list of Pair,
+    and their records.  Written to OUT/NAME/pairs.jsonl; a loss that asks the same opponent takes
+    them from there."""
     examples = list(task.train)
     if cfg.loss != "spin" and cfg.rounds:
         examples += run.synthetic(cfg.rounds)
@@ -283,9 +291,10 @@ def sample_pairs(cfg, task, run, name, opponent, rng):
     R = error_reward(torch.tensor([row["correct"] for row in rows], dtype=torch.bool))   # Eq. 2
     print(f"  {len(examples)} prompts; opponent wrong (R = 1) on {100 * R.mean():.1f}%: "
           f"{errors(rows)}")
-    return [replace(pair, sample=row["sample"], opponent=row["opponent"], R=r)
-            for pair, row, r in zip(golds, rows, R.tolist())
-            if row["status"] != "bad_gold"]                               # no verdict, no pair
+    played = [(replace(pair, sample=row["sample"], opponent=row["opponent"], R=r), row)
+              for pair, row, r in zip(golds, rows, R.tolist())
+              if row["status"] != "bad_gold"]                             # no verdict, no pair
+    return [pair for pair, _ in played], [row for _, row in played]
 
 
 def self_play(lam):
@@ -324,11 +333,6 @@ def objective(cfg, pairs, steps, main, rng):
 # ---------------------------------------------------------------------------------------------
 # Settings: this dataclass is the command line
 
-def option(default, text, least=0, most=math.inf):
-    """A setting; least, most: the bounds of a number."""
-    return field(default=default, metadata={"help": text, "least": least, "most": most})
-
-
 @dataclass(frozen=True)
 class Config:
     # Any stage
@@ -336,17 +340,24 @@ class Config:
     data: str = option(str(HERE / "data/demo"), "benchmark folder in Spider's or BIRD's layout, "
                        "or your own .sqlite file or folder of them")
     model: str = option(str(BASE), "checkpoint folder or hub id to start from, or `random`")
-    out: str = option("runs/demo", "run directory; finished stages are skipped")
+    base_model: str = option("", "base of an adapter in --model, a folder or hub id; by default "
+                             "what the adapter says")
+    out: str = option("runs/demo", "run directory; finished stages are skipped. ask: a .csv file "
+                      "for the rows")
     seed: int = option(0, "seeds weights, data order and samples", most=2**31 - 1)
     limit: int = option(0, "use at most so many examples of each split; 0 = all")
     bad_gold: str = option("stop", "a gold query that fails: stop, or skip the example")
     timeout: float = option(5.0, "seconds a query may run", 0.001, 86400)
-    schema: str = option("compact", "how prompts write a schema: compact, or ddl (CREATE TABLE)")
+    schema: str = option("auto", "how prompts write a schema: compact, ddl (CREATE TABLE) or auto: "
+                         "ddl for chat checkpoints")
+    shots: int = option(0, "training questions with their SQL that open each prompt for SQL")
+    cell_values: int = option(0, "values of each text column that prompts show")
     schema_budget: int = option(8000, "characters of a prompt's schema; more tables are cut", 1)
     max_new: int = option(160, "tokens an answer may have", 1)
     decode_batch: int = option(96, "rows decoded side by side", 1)
     # Training, on whatever machine
-    lora: int = option(0, "rank of LoRA adapters, merged into each candidate; 0 = all weights")
+    lora: int = option(None, "rank of the LoRA adapter, merged into each candidate; 0 = all "
+                       "weights", kind=int)
     batch: int = option(32, "sequences a step; self-play: pairs a step", 1)
     micro_tokens: int = option(32768 if torch.cuda.is_available() else 1536,
                                "tokens of a micro-batch; CPU caches like few", 1)
@@ -357,21 +368,22 @@ class Config:
     shard: int = option(0, "1 = under torchrun, shard one model over the GPUs (FSDP2)", most=1)
     recompute: int = option(0, "1 = recompute activations: less memory, more time", most=1)
     # Stage sft
-    sft_epochs: float = option(5.0, "passes over the labelled pairs, in both directions")
-    lr: float = option(2e-3, "peak learning rate of SFT (a 7B checkpoint wants 1e-5)")
+    sft_epochs: float = option(None, "passes over the labelled pairs, both directions", kind=float)
+    lr: float = option(None, "peak learning rate of SFT", kind=float)
     # Stage vbift (section 3.1)
     rounds: int = option(2, "rounds of VBI-FT")
     synthetic: int = option(1000, "synthetic queries a round (paper: 3000)", 1)
     questions: int = option(3, "questions sampled for a synthetic query", 1)
-    epochs: float = option(2.5, "passes over labelled and synthetic pairs a round")
-    vbift_lr: float = option(1e-3, "peak learning rate of these rounds")
+    epochs: float = option(None, "passes over labelled and synthetic pairs a round", kind=float)
+    vbift_lr: float = option(None, "peak learning rate of these rounds", kind=float)
     # Stage selfplay (section 3.2)
     loss: str = option("spft", "spft (Eq. 3), or the baselines spin, dpo, sft")
     selfplay_rounds: int = option(1, "rounds of self-play")
     lam: float = option(2.0, "lambda of Eq. 3")
-    selfplay_lr: float = option(1e-4, "peak learning rate of self-play")
+    selfplay_lr: float = option(None, "peak learning rate of self-play", kind=float)
     selfplay_epochs: float = option(1.0, "passes over the self-play pairs")
     temperature: float = option(1.0, "of the opponent's samples")
+    test: int = option(1, "score test at the end of a stage; 0 = validation alone", most=1)
     # Stages eval and ask
     split: str = option("test", "eval: the split to score")
     db: str = option("", "ask: a SQLite file")
@@ -381,12 +393,35 @@ class Config:
 
 CHOICES = {"stage": ("sft", "vbift", "selfplay", "eval", "ask"),
            "loss": ("spft", "spin", "dpo", "sft"), "bad_gold": ("stop", "skip"),
-           "schema": tuple(FORMS), "device": ("cpu", "cuda")}
+           "schema": ("auto", *FORMS), "device": ("cpu", "cuda")}
 # --help groups the settings from these on.
 GROUPS = {"stage": "any stage", "lora": "training", "sft_epochs": "stage sft",
           "rounds": "stage vbift", "loss": "stage selfplay", "split": "stages eval and ask"}
+
 # Settings that change nothing of what a run directory holds already.
-FREE = ("stage", "loss", "out", "split", "db", "question", "samples")
+FREE = ("stage", "data", "model", "base_model", "out", "timeout", "decode_batch", "loss", "test",
+        "split", "db", "samples", "question")
+SAID = ("data", "model")       # but said there; their content decides
+# Settings whose defaults depend on the size of --model: up to so many millions of parameters.
+RECIPES = {
+    50: {"lora": 0, "sft_epochs": 5.0, "lr": 2e-3, "epochs": 2.5, "vbift_lr": 1e-3,
+         "selfplay_lr": 1e-4},
+    300: {"lora": 0, "sft_epochs": 1.0, "lr": 3e-4, "epochs": 0.5, "vbift_lr": 1e-4,
+          "selfplay_lr": 2e-5},
+    math.inf: {"lora": 16, "sft_epochs": 1.0, "lr": 2e-4, "epochs": 0.5, "vbift_lr": 1e-4,
+               "selfplay_lr": 5e-5}}
+
+
+def complete(cfg):
+    """The settings made whole: a run as --model means its best candidate, and what nobody set
+    follows the size of the checkpoint."""
+    cfg = replace(cfg, model=best_of_run(cfg.model))
+    shape = lm.ModelConfig.read(BASE if cfg.model == "random" else
+                                lm.base_folder(cfg.model, cfg.base_model))
+    recipe = next(r for most, r in RECIPES.items() if shape.parameters <= most * 1e6)
+    if cfg.shard or cfg.stage in ("eval", "ask"):     # adapters are for training one model whole
+        recipe = recipe | {"lora": 0}
+    return replace(cfg, **{k: v for k, v in recipe.items() if getattr(cfg, k) is None})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -395,10 +430,11 @@ FREE = ("stage", "loss", "out", "split", "db", "question", "samples")
 def fit(model, steps, loss, lr, name, cfg, warmup=0.05, watch=None):
     """AdamW over steps (lists of chunks of Pairs) with linear warm-up and cosine decay to a tenth.
 
-    A step's mean is taken over the whole step, however it is cut into micro-batches.  On a CPU
-    these run side by side, a thread each, and their gradients are added in order: results are
-    reproducible.  Returns the model, gathered if it was sharded, and its `training_metrics`.
-    Its state is kept in OUT/NAME/fit.state: the same call goes on from there."""
+    Micro-batches of a small model on a CPU run side by side, a thread each, and their gradients are
+    added in order: results are reproducible.  All weights in float32 are trained through a copy in
+    bfloat16 where that is faster.  Returns the trained model, gathered if it was sharded, or that
+    copy, and its `training_metrics`.  Its state is kept in OUT/NAME/fit.state: the same call goes
+    on from there."""
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), weight_decay=0.01)
     # A sharded state is spread over the ranks: it is not kept.
@@ -407,64 +443,84 @@ def fit(model, steps, loss, lr, name, cfg, warmup=0.05, watch=None):
                       lm.digest(model), *steps]
     state = Training(path, about, len(steps), params, optimizer)
     losses, tokens = state.load()
-    model.train()
+    if bf16(cfg) and not cfg.shard and not model.adapter:
+        model = lm.copy_of(model, torch.bfloat16)
+    work = [p for p in model.parameters() if p.requires_grad]
     done = len(losses)
     bar = progress(steps[done:] if done else steps, total=len(steps), initial=done, desc=name,
                    unit="step")
-    workers = cfg.threads if model.device.type == "cpu" and not cfg.shard else 1
+    small = model.device.type == "cpu" and model.config.hidden_size < 512 and not cfg.shard
+    workers = cfg.threads if small else 1
     with deferred() as signals, ThreadPoolExecutor(
             workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for i, chunks in enumerate(bar, done):
             for group in optimizer.param_groups:
                 group["lr"] = lr * schedule((i + 1) / len(steps), warmup)
-            size = sum(map(packed_length, chunks))
-            parts = micro_batches(chunks, min(cfg.micro_tokens, size // RANKS + 1))
-            total = sum(loss.weight(pair) for chunk in chunks for pair in chunk)
-            scored = partial(micro_loss, model, loss, total)
-            value = (sharded_gradients(parts, scored, params) if cfg.shard else
-                     gradients(parts, scored, params, pool.map if workers > 1 else map))
-            torch.nn.utils.clip_grad_norm_(params, 1.0)
+            values, size = step_gradients(model, chunks, loss, cfg, work, params,
+                                          pool.map if workers > 1 else map)
+            norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
             optimizer.step()
+            copy_into(work, params)
             optimizer.zero_grad(set_to_none=True)
-            losses.append(value)
+            losses.append(values[0])
             tokens += size
             if (i + 1) % 20 == 0:
-                bar.set_postfix_str(f"loss {float(value):.3f}", refresh=False)
+                bar.set_postfix_str(f"loss {float(values[0]):.3f}", refresh=False)
             if watch:
-                watch(i + 1, value)
+                watch(i + 1, values[0])
+            state.note(len(losses), optimizer.param_groups[0]["lr"], norm, values, size, chunks)
             state.step_done(losses, tokens, signals)
-    model = lm.gather_full_model(model.eval(),
-                                 torch.bfloat16 if model.device.type == "cuda" else None)
-    return model, training_metrics(losses, tokens / (time.time() - state.started))
+    return (lm.gather_full_model(model, torch.bfloat16 if bf16(cfg) else None),
+            state.summary(losses, tokens))
+
+
+def bf16(cfg):
+    """Whether what is not trained, and each product of a training, is in bfloat16."""
+    return bool(cfg.bf16) and lm.fast_bf16(torch.device(cfg.device))
+
+
+@torch.no_grad()
+def copy_into(copies, params):
+    """Round parameters into their copies; nothing where these are the parameters themselves."""
+    if copies[0] is not params[0]:
+        torch._foreach_copy_(copies, params)
+
+
+def step_gradients(model, chunks, loss, cfg, work, params, run):
+    """The gradients of a step's mean loss, taken over the whole step, however it is cut into
+    micro-batches; that loss, and the step's tokens."""
+    size = sum(map(packed_length, chunks))
+    parts = micro_batches(chunks, min(cfg.micro_tokens, size // RANKS + 1))
+    total = sum(loss.weight(pair) for chunk in chunks for pair in chunk)
+    scored = partial(micro_loss, model, loss, total)
+    if cfg.shard:
+        return sharded_gradients(parts, scored, params), size
+    return gradients(parts, scored, work, params, run), size
 
 
 def micro_loss(model, loss, total, micro):
-    """A micro-batch's share of the step's mean loss."""
+    """A micro-batch's share of the step's mean loss; log p summed over golds and wrong samples."""
     batch = lm.pack([[s for pair in chunk for s in pair.sequences] for chunk in micro])
     logp = lm.sequence_logprobs(model, batch.to(model.device))
-    return loss.terms(logp, [pair for chunk in micro for pair in chunk]) / total
+    pairs = [pair for chunk in micro for pair in chunk]
+    by_pair = logp.detach().view(len(pairs), -1)           # gold and, in self-play, sample
+    R = torch.tensor([pair.R for pair in pairs], device=logp.device)
+    sums = torch.stack([by_pair[:, 0].sum(), (R * by_pair[:, -1]).sum()])
+    return loss.terms(logp, pairs) / total, sums
 
 
-def training_metrics(losses, rate):
-    """What is kept of a training: its steps, mean losses of the first and last tenth, tokens/s."""
-    tenth = len(losses) // 10 + 1
-    ends = {"first": losses[:tenth], "last": losses[-tenth:]} if losses else {}
-    return {"steps": len(losses), "tokens per second": round(rate),
-            **{f"loss at {name}": round(float(torch.stack(part).mean()), 4)
-               for name, part in ends.items()}}
-
-
-def gradients(parts, scored, params, run):
-    """Sum a step's gradients over its parts, of which each rank has a share; the step's loss."""
+def gradients(parts, scored, work, params, run):
+    """Sum a step's gradients of `work`, the parameters or their copies, over its parts, of which
+    each rank has a share; (3,): the step's loss and its sums of log p."""
     def one(part):
-        value = scored(part)
-        return value.detach(), torch.autograd.grad(value, params)
+        value, sums = scored(part)
+        return torch.cat([value.detach()[None], sums]), torch.autograd.grad(value, work)
 
-    total = torch.zeros((), device=params[0].device)
-    for value, grads in run(one, parts[RANK::RANKS]):
-        total += value
+    total = torch.zeros(3, device=params[0].device)
+    for values, grads in run(one, parts[RANK::RANKS]):
+        total += values
         for p, grad in zip(params, grads):
-            p.grad = grad if p.grad is None else p.grad.add_(grad)
+            p.grad = grad.to(p.dtype) if p.grad is None else p.grad.add_(grad)
     for p in params if len(parts) <= RANK else ():          # fewer parts than ranks
         p.grad = torch.zeros_like(p)
     sum_over_ranks([total, *(p.grad for p in params)])
@@ -474,11 +530,11 @@ def gradients(parts, scored, params, run):
 def sharded_gradients(parts, scored, params):
     """The same for a sharded model, whose layers meet in every pass: ranks without work run a dummy
     micro-batch so that collectives match.  FSDP2 averages the gradients."""
-    total = torch.zeros((), device=params[0].device)
+    total = torch.zeros(3, device=params[0].device)
     for i in range(RANK, -(-len(parts) // RANKS) * RANKS, RANKS):
-        value = scored(parts[i % len(parts)]) * (i < len(parts))
+        value, sums = (x * (i < len(parts)) for x in scored(parts[i % len(parts)]))
         (value * RANKS).backward()
-        total += value.detach()
+        total += torch.cat([value.detach()[None], sums])
     sum_over_ranks([total])
     return total
 
@@ -509,16 +565,18 @@ def with_logprobs(model, pairs, name="opponent log-probs"):
     return [replace(pair, opponent=scored[id(pair)]) for pair in pairs]
 
 
-def log_ratios(main, pairs):
+def log_ratios(now, pairs):
     """Means over the first pairs: log p under main of gold and of wrong samples, and the margin of
-    Eq. 3 between their log-ratios to the opponent."""
-    now = with_logprobs(main, pairs[:256], "log-probs")
+    Eq. 3 between their log-ratios to the opponent.  now: the pairs with main's log p."""
     wrong = [(pair.opponent[1], pair.opponent[0] - pair.opponent[1]
               - (before.opponent[0] - before.opponent[1]))
              for pair, before in zip(now, pairs) if pair.R == 1]
     sample, margin = map(fmean, zip(*wrong)) if wrong else (0.0, 0.0)
     return {"gold": round(fmean(pair.opponent[0] for pair in now), 3),
             "wrong sample": round(sample, 3), "margin": round(margin, 3)}
+
+
+SHOWN = 256              # pairs whose log p is taken before and after a round
 
 
 # ---------------------------------------------------------------------------------------------
@@ -535,7 +593,12 @@ class Task(Splits):
                          cfg.bad_gold)
         self.cfg, self.tokenizer, self.verifier = cfg, tokenizer, verifier
         self.unfinished = Path(cfg.out) / "unfinished"           # answers, until they are used
-        self.prompts = Prompts(self.data, tokenizer, cfg.schema, cfg.schema_budget, cfg.max_new)
+        if cfg.shots and len(self.train) < cfg.shots:
+            raise DataError(f"--shots {cfg.shots}: {cfg.data} has {len(self.train)} labelled "
+                            "training questions")
+        self.prompts = Prompts(self.data, tokenizer, cfg.schema, cfg.schema_budget, cfg.max_new,
+                               random.Random(cfg.seed).sample(self.train, cfg.shots)
+                               if cfg.shots else (), cfg.cell_values)
 
     @cached_property
     def val(self):
@@ -637,8 +700,9 @@ class Run:
 
     def __init__(self, cfg, task):
         self.cfg, self.out = cfg, Path(cfg.out)
-        settings = {k: v for k, v in asdict(cfg).items() if k not in FREE}
+        settings = {k: v for k, v in asdict(cfg).items() if k not in FREE or k in SAID}
         settings["content of the data"] = task.digest
+        settings["content of the model"] = on_rank0(lambda: lm.content(cfg.model))
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             known = self.out / "config.json"
@@ -649,8 +713,13 @@ class Run:
             raise DataError(f"--out {cfg.out}: {error.strerror}") from None
 
     def refuse_other_settings(self, before, now):
-        for key in now.keys() & before.keys() - {"selfplay_rounds"}:
-            if before[key] != now[key]:
+        made = {path.name.partition("-")[0] for path in self.out.iterdir() if path.is_dir()}
+        late = {"stage sft": not made - {"base"}, "stage vbift": not made - {"base", "sft"},
+                "stage selfplay": not made - {"base", "sft", "vbift"}}    # nothing depends on these
+        for key in (now.keys() & before.keys()) - set(SAID):
+            more = key in ("rounds", "selfplay_rounds") and now[key] > before[key]
+            if before[key] != now[key] and not more and not late.get(
+                    group_of(Config, GROUPS, key)):
                 raise DataError(f"--out {self.out} was made with {'--' * (' ' not in key)}{key} "
                                 f"{before[key]}, not {now[key]}: choose another --out")
 
@@ -661,6 +730,13 @@ class Run:
             return None
         found = Candidate(**lm.read_json(record))
         return found if name == "base" else replace(found, folder=str(self.out / name))
+
+    def step(self, name):
+        """A candidate's name with its place in the plan of --stage: [2/6] sft."""
+        cfg, stages = self.cfg, CHOICES["stage"].index(self.cfg.stage)
+        plan = ["base", "sft"] + [f"vbift-{r + 1}" for r in range(cfg.rounds)] * (stages > 0)
+        plan += [f"{line_of(cfg)}-{r + 1}" for r in range(cfg.selfplay_rounds)] * (stages > 1)
+        return f"[{plan.index(name) + 1}/{len(plan)}] {name}" if name in plan else name
 
     def everyone(self):
         """All finished Candidates: the main line in order, then the baselines."""
@@ -710,14 +786,15 @@ class Run:
         if parent:
             on_rank0(save)
         else:
-            banner(name, f"{self.cfg.model} as it is")
+            banner(self.step(name), f"{self.cfg.model} as it is")
         rows = self.score(task, model, name, "val")
         candidate = Candidate(name, parent.name if parent else "-",
                               str(folder) if parent else self.cfg.model, percent(rows),
                               round(time.time() - started, 1), dict(metrics))
         write_json(folder / "candidate.json", asdict(candidate))
         on_rank0(lambda: forget(task.unfinished, *folder.glob("fit.*")))
-        show_candidate(candidate, rows)
+        before = self.score(task, None, parent.name, "val") if parent else []
+        show_candidate(candidate, rows, before)
         return candidate
 
     def score(self, task, model, name, split):
@@ -751,10 +828,13 @@ def write_lines(path, rows):
 
 def run_eval(cfg, task):
     """Answer --split, greedily or by a vote of --samples; its owners' score by level, predictions
-    in their format and a JSONL with every verdict, under OUT/eval-SPLIT."""
-    if cfg.limit:
-        raise DataError("--stage eval scores a whole split: leave --limit out")
+    in their format and a JSONL with every verdict, under OUT/eval-SPLIT.  With --limit, of a random
+    part that is no score of the split."""
     examples, out = task.usable(cfg.split), Path(cfg.out) / f"eval-{Path(cfg.split).stem}"
+    if cfg.limit and cfg.limit < len(examples):
+        examples = random.Random(cfg.seed).sample(examples, cfg.limit)
+        print(f"{cfg.limit} of {cfg.split}'s questions: not a score of the whole split")
+        out = out.with_name(f"{out.name}-{cfg.limit}")
     task.unfinished = out / "unfinished"
     samples = task.answer(load_model(cfg, cfg.model), [task.prompts.sql(e) for e in examples],
                           f"{cfg.model} on {cfg.split}", 0.7 if cfg.samples > 1 else 0.0,
@@ -789,16 +869,11 @@ def run_ask(cfg, tokenizer, verifier):
     task.prompts.linker(db_id)                                  # says what is left out
     model = load_model(cfg, cfg.model)
 
-    def ask(question):
-        example = Example(db_id, " ".join(question.encode("utf-8", "replace").decode().split()), "")
-        samples = lm.generate(model, [task.prompts.sql(example)], cfg.max_new,
-                              0.7 if cfg.samples > 1 else 0.0, cfg.samples, cfg.seed)
-        texts = [task.sql(s) for s in samples]
-        sql, result, votes = majority_vote(texts, task.run([task.job(example, t) for t in texts]))
-        print(sql + (f"   ({votes} of {len(texts)} agree)" if len(texts) > 1 else ""))
-        show_result(result)
-        return int(result.status != "ok")
+    def sample(example, temperature, n):
+        return [task.sql(s) for s in lm.generate(model, [task.prompts.sql(example)], cfg.max_new,
+                                                 temperature, n, cfg.seed)]
 
+    ask = Asker(task, db_id, sample, cfg.samples, cfg.out if cfg.out.endswith(".csv") else "")
     if cfg.question:
         return ask(cfg.question)
     print(f"{compact(task.data.schema(db_id))}\nAsk, or leave with an empty line.")
@@ -806,27 +881,14 @@ def run_ask(cfg, tokenizer, verifier):
         ask(question)
 
 
-def input_line(prompt):
-    """A line that a person types; nothing at the end of the input."""
-    try:
-        return input(prompt).strip()
-    except EOFError:
-        return ""
-
-
 # ---------------------------------------------------------------------------------------------
 # What a person sees of a run
-
-def progress(steps=None, **options):
-    """A bar with rate and time left on a terminal, of rank 0 alone."""
-    return tqdm(steps, disable=True if RANK else None, mininterval=2, **options)
-
 
 def report(cfg, task, run, stage):
     """Run the stage, score test once for every candidate, print the table, write results.json."""
     task.announce()
     last, rows = stage(cfg, task, run)[-1], []
-    splits = ("val", "test") if task.test else ("val",)
+    splits = ("val", "test") if task.test and cfg.test else ("val",)
     for c in run.everyone():
         known = (run.out / c.name / f"{splits[-1]}.jsonl").exists()
         model = None if known else load_model(cfg, c.folder)
@@ -837,14 +899,13 @@ def report(cfg, task, run, stage):
     show_table(rows, splits)
     if task.prompts.dropped:
         print(f"  of schemas over the budget, prompts left out: {counts(task.prompts.dropped)}")
-    if task.test:
+    if len(splits) > 1:
         rows = run.score(task, None, last.name, "test")
         print(f"  wrong answers of {last.name} on test: {errors(rows)}")
         show_overlap(rows, [e.query for c in run.of_stage("vbift")
                             for e in run.synthetic(c.name.partition("-")[2])], last.name)
-    winner = best([c for c in run.everyone() if c.name != "base"] or run.everyone())
-    print(f"  best on validation: {winner.folder}   (python spft.py --stage ask --model "
-          f"{winner.folder} --db FILE)")
+    print(f"  report: {on_rank0(lambda: str(write_page(run.out)))}")
+    show_winner(best(run.everyone()), task.val_source)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -852,22 +913,11 @@ def report(cfg, task, run, stage):
 
 def parse_config(arguments=None):
     """Config from the command line; a wrong word ends in one clear line and exit code 2."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.error = lambda message: sys.exit(fail("spft.py: ", message))
-    for f in fields(Config):
-        if f.name in GROUPS:
-            group = parser.add_argument_group(GROUPS[f.name])
-        name, options = (f.name, {"nargs": "?"}) if f.name == "question" else (f"--{f.name}", {})
-        group.add_argument(name, type=type(f.default), default=f.default, **options,
-                           help=f"{f.metadata['help']} ({f.default})")
-    cfg = Config(**vars(parser.parse_args(arguments)))
-    for f in fields(Config):
-        value, low, high = getattr(cfg, f.name), f.metadata["least"], f.metadata["most"]
-        if f.name in CHOICES and value not in CHOICES[f.name]:
-            raise DataError(f"--{f.name} {value}: choose from {', '.join(CHOICES[f.name])}")
-        if not isinstance(value, str) and not (low <= value <= high and math.isfinite(value)):
-            raise DataError(f"--{f.name} {value}: " + (
-                f"choose from {low} to {high}" if high < math.inf else f"{low} or more"))
+    cfg = parse_settings(Config, CHOICES, GROUPS, __doc__.split("\n")[0], arguments)
+    if cfg.question and cfg.stage != "ask":
+        raise DataError(f"{cfg.question!r} stands alone: for a " + (
+            f"stage write --stage {cfg.question}" if cfg.question in CHOICES["stage"] else
+            "question write --stage ask --db FILE"))
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise DataError("--device cuda: torch finds no GPU here")
     if cfg.shard and (RANKS == 1 or cfg.lora):
@@ -876,26 +926,44 @@ def parse_config(arguments=None):
     return cfg
 
 
+def best_of_run(folder):
+    """--model RUN means the candidate of that run directory that is best on validation."""
+    records = [lm.read_json(path) for path in Path(folder).glob("*/candidate.json")]
+    trained = [Candidate(**record) for record in records if record["parent"] != "-"]
+    if not trained or (Path(folder) / "model.safetensors").exists():
+        return folder
+    chosen = best(sorted(trained, key=lambda c: c.name))
+    print(f"{folder} is a run; best on validation is its {chosen.name} (EX {chosen.ex:.1f})")
+    return str(Path(folder) / chosen.name)
+
+
 def load_model(cfg, folder, train=False):
-    """The model of a candidate's folder, or random weights of the embedded base model's shape; with
-    new adapters to train under --lora.  On a GPU, what is not trained is in bfloat16."""
-    half = cfg.device == "cuda" and (cfg.lora or not train)
+    """The model of a candidate's folder, or random weights of the embedded base model's shape.
+
+    Under --lora it is the first base model with the candidate's adapter, or a new one to train: one
+    adapter is trained on through all stages, but for that of random weights, which are in no
+    folder.  What is not trained is in bfloat16 where that is fast."""
+    dtype = torch.bfloat16 if bf16(cfg) and (cfg.lora or not train) else torch.float32
     device = "cpu" if train and cfg.shard else cfg.device       # from there each takes its share
+    adapter = Path(folder) / "adapter"
     if folder == "random":
-        model = lm.random_model(lm.ModelConfig.read(BASE), cfg.seed).to(device)
+        model = lm.random_model(lm.ModelConfig.read(BASE), cfg.seed).to(device, dtype)
     else:
-        model = lm.load_pretrained(folder, device, torch.bfloat16 if half else torch.float32)
-    if train and cfg.lora:
+        kept = cfg.lora and cfg.model != "random" and adapter.exists()
+        model = lm.load_pretrained(adapter if kept else folder, device, dtype, cfg.base_model)
+    if train and cfg.lora and not model.adapter:
         lm.add_lora(model, cfg.lora, 2 * cfg.lora, seed=cfg.seed)
+        model.adapter["base_model_name_or_path"] = str(folder)
+    elif train and model.adapter and not cfg.lora:
+        lm.merge_adapter(model)
     model.recompute = bool(train and cfg.recompute)
-    model.bf16_autocast = bool(cfg.bf16) and lm.fast_bf16(torch.device(cfg.device))
-    return lm.shard(model, cfg.device) if train and cfg.shard else model
+    return lm.shard(model, cfg.device, bf16(cfg)) if train and cfg.shard else model
 
 
 def run_stage(cfg):
     """Do what --stage asks for; the exit code, where None is 0 too."""
     with Verifier(workers=lm.cpus_per_rank(), timeout=cfg.timeout) as verifier:
-        tokenizer = lm.Tokenizer(BASE if cfg.model == "random" else cfg.model)
+        tokenizer = lm.Tokenizer(BASE if cfg.model == "random" else cfg.model, cfg.base_model)
         if cfg.stage == "ask":
             return run_ask(cfg, tokenizer, verifier)
         task = Task(cfg, tokenizer, verifier)
@@ -910,8 +978,9 @@ def main(arguments=None):
 
     def work():
         nonlocal cfg
-        cfg = parse_config(arguments)
+        cfg = complete(parse_config(arguments))
         torch.set_num_threads(cfg.threads)
+        lm.keep_freed_memory()
         join_ranks(cfg.device)
         code = run_stage(cfg)
         leave_ranks()

@@ -55,6 +55,7 @@ class Result(NamedTuple):
     rows: list               # of tuples; empty unless ok
     error: str = ""          # why, where the status is not ok
     seconds: float = 0.0
+    columns: tuple = ()      # their names
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,9 @@ class Connection:
         """
         start = time.perf_counter()
         self.deadline = start + self.limits.timeout
-        return Result(*self._attempt(sql, errors, enough, width), time.perf_counter() - start)
+        self.columns = ()
+        found = self._attempt(sql, errors, enough, width)
+        return Result(*found, time.perf_counter() - start, self.columns)
 
     def _attempt(self, sql, errors, enough, width):
         if not isinstance(sql, str) or not OPENING.match(sql):
@@ -234,6 +237,7 @@ class Connection:
     def _fetch(self, sql, enough):
         limits, rows, size = self.limits, [], 0
         with closing(self.raw.execute(sql)) as cursor:
+            self.columns = tuple(name for name, *_ in cursor.description)
             while chunk := cursor.fetchmany(64):
                 rows += chunk
                 if enough is not None and len(rows) > enough:
@@ -636,8 +640,8 @@ class Verifier(AbstractContextManager):
         alone = cache(lambda job: self._map([job])[0])      # equal jobs share one retry
         replies = [alone(job) if reply[0] == "timeout" and self.retry else reply
                    for job, reply in zip(jobs, self._map(jobs))]
-        return [Result(status, [tuple(row) for row in rows], error, seconds)
-                for status, rows, error, seconds in replies]
+        return [Result(status, [tuple(row) for row in rows], error, seconds, tuple(*columns))
+                for status, rows, error, seconds, *columns in replies]
 
     def verdicts(self, pairs, mode="spider"):
         """List of Verdict for (db_path, gold, pred); db_path may be a list: all must agree.

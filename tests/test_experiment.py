@@ -10,6 +10,7 @@ import torch
 from conftest import ROOT, content, rows
 
 sys.path.insert(0, str(ROOT / "tests/bench"))
+import spider  # noqa: E402
 from experiment import SYSTEMS, main, paired_gain  # noqa: E402
 
 
@@ -89,3 +90,26 @@ def test_questions_with_one_query_are_not_independent():
     once = paired_gain(a, b, range(100))
     again = paired_gain(a.repeat(1, 4), b.repeat(1, 4), list(range(100)) * 4)
     assert again == pytest.approx(once, abs=0.01)
+
+
+def test_the_table_of_a_run_is_that_of_its_verdicts(experiment, arguments, tmp_path, monkeypatch):
+    settings = dict(zip(arguments[::2], arguments[1::2]))
+    words = ["--run", experiment[0] / "seed-0", "--data", settings["--data"], "--out", tmp_path,
+             "--splits", "test", "val", "--samples", 1, 2, "--candidates", "base", "sft",
+             "selfplay-1", "--threads", 1, "--decode_batch", 8]
+    monkeypatch.setattr(sys, "argv", ["spider.py", *map(str, words)])
+    with redirect_stdout(io.StringIO()) as out:
+        spider.main()
+    found = json.loads((tmp_path / "spider.json").read_text())
+    assert [(r["model"], r["samples"]) for r in found] == [
+        (name, n) for n in (1, 2) for name in ("base", "sft", "selfplay-1")]
+    by_run = {name: rows(experiment[0] / f"seed-0/{name}/test.jsonl") for name in ("base", "sft")}
+    for row, name in zip(found, by_run):
+        assert row["test"]["ex"] == pytest.approx(100 * sum(
+            r["correct"] for r in by_run[name]) / len(by_run[name]), abs=0.06)
+        assert row["test"]["low"] <= row["test"]["ex"] <= row["test"]["high"]
+    sft = found[1]
+    assert sft["gain"][1] <= sft["gain"][0] <= sft["gain"][2]
+    assert f"| sft | greedy | {sft['val']} | {sft['test']['ex']} (" in out.getvalue()
+    assert len(rows(tmp_path / "predictions.jsonl")) == sum(
+        row[split]["n"] for row in found for split in ("test", "val"))

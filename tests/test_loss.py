@@ -9,7 +9,7 @@ import torch
 
 import model as lm
 import spft
-from data.prompts.pairs import Pair
+from data.prompts.pairs import Pair, packed_length
 from model import Sample
 from spft import (
     SUPERVISED, Config, error_driven_loss, error_reward, logistic, self_play, split_by_execution)
@@ -187,7 +187,7 @@ def naive_logprobs(model, sequences):
     for ids, n in sequences:
         T = len(ids)
         mask = torch.ones(T, T, dtype=torch.bool).tril()[None, None]
-        hidden = model(torch.tensor([ids]), torch.arange(T)[None], mask)[0]
+        hidden = model(torch.tensor([ids]), torch.arange(T)[None], [mask])[0]
         logp = (hidden @ model.head.T).log_softmax(-1)
         sums.append(sum(logp[t - 1, ids[t]] for t in range(n, T)))
     return torch.stack(sums)
@@ -273,7 +273,7 @@ def step(tiny, games, monkeypatch):
         pairs = [replace(p, sample=None) for p in played] if loss == "sft" else played
         spft.fit(tiny, [[[pairs[i] for i in chunk] for chunk in chunks]],
                  SUPERVISED if loss == "sft" else self_play(0.5), 0.1, "step",
-                 Config(micro_tokens=budget), warmup=0)
+                 Config(micro_tokens=budget, bf16=0), warmup=0)
         assert not torch.equal(tiny.head, start["model.embed_tokens.weight"])
         return [v - start[k] for k, v in tiny.state_dict().items()]
     return run
@@ -288,8 +288,8 @@ def test_micro_batches_leave_the_step_unchanged(step, loss, budget):
 
 @pytest.mark.parametrize("loss", ["spft", "sft"])
 @pytest.mark.parametrize("chunks", [
-    [[0, 1, 2, 3, 4, 5]],               # one row, no padding
-    [[0, 2, 4], [1, 3, 5]],             # a row for each database: padding, long shared prefixes
+    [[0, 1, 2, 3, 4, 5]],               # one row
+    [[0, 2, 4], [1, 3, 5]],             # a row for each database: long shared prefixes
     [[5], [4, 3], [2, 1, 0]],
 ])
 def test_packing_and_padding_leave_the_step_unchanged(step, loss, chunks):
@@ -335,6 +335,14 @@ def test_packing_scores_what_each_sequence_scores(games):
     assert sum(len(ids) - n for ids, n in sequences) == len(batch.target)
     assert torch.equal(batch.ids.flatten()[batch.source[batch.owner == 0]],
                        torch.tensor(sequences[0][0][sequences[0][1] - 1:-1]))
+
+
+def test_a_rows_length_is_known_before_it_is_packed(games):
+    """But for padding, of 0s, up to a multiple of 16; a prefix that ends early counts once."""
+    for chunk in ([games[0]], games[::2], games[1::2], games):
+        batch, length = lm.pack([every_sequence(chunk)]), packed_length(chunk)
+        assert not batch.ids[0, length:].any() and batch.ids[0, length - 1] == chunk[-1].sample[-1]
+        assert 0 <= batch.ids.shape[1] - length < 16
 
 
 def test_an_unfinished_sample_has_no_end_token(games, tokenizer):

@@ -17,6 +17,7 @@ import model as lm
 from data.pretraining.tokenizer import train_tokenizer
 from sqlexec import DataError
 
+torch.set_num_threads(1)              # threads of such small products only wait for each other
 GOLDENS = Path(__file__).parent / "goldens"
 FAMILIES = sorted(path.parent.name for path in GOLDENS.glob("*/expected.safetensors"))
 ADAPTERS = sorted(path.name for path in GOLDENS.glob("adapters/*"))
@@ -45,10 +46,12 @@ def edit_tensors(folder, change):
 
 @torch.no_grad()
 def all_logits(model, rows):
-    """Logits (T, V) behind every token of each row (a list of ids), through one padded batch."""
+    """Logits (T, V) behind every token of each row (a list of ids), through one batch of rows that
+    are padded to multiples of 16."""
     batch = lm.pack([[(row, 1)] for row in rows])
-    hidden = model(batch.ids, batch.positions, batch.mask())
-    return [hidden[i, :len(row)] @ model.head.T for i, row in enumerate(rows)]
+    hidden, = model(batch.ids, batch.positions, batch.masks)
+    return [part[:len(row)] @ model.head.T
+            for row, part in zip(rows, hidden.split([m.shape[-1] for m in batch.masks]))]
 
 
 def golden(name):
@@ -318,9 +321,19 @@ def test_a_folder_of_an_adapter_loads_with_its_base_model_and_tokeniser(written,
     assert difference(all_logits(lm.load_pretrained(folder), [[5, 6, 7]]),
                       all_logits(model, [[5, 6, 7]])) == 0
     assert lm.Tokenizer(folder).encode("how many") == lm.Tokenizer(base).encode("how many")
+    edit_json(folder / lm.ADAPTER_CONFIG, base_model_name_or_path="nobody/has-this")
+    assert difference(all_logits(lm.load_pretrained(folder, base=base), [[5, 6, 7]]),
+                      all_logits(model, [[5, 6, 7]])) == 0       # --base_model
+    assert lm.Tokenizer(folder, base).encode("how many") == lm.Tokenizer(base).encode("how many")
     edit_json(folder / lm.ADAPTER_CONFIG, base_model_name_or_path=None)
     with pytest.raises(DataError, match="base_model_name_or_path is None"):
         lm.load_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["qwen2-tied", "llama3", "qwen3"])
+def test_the_size_of_a_checkpoint_is_that_of_its_matrices(name):
+    model = lm.load_pretrained(GOLDENS / name)
+    assert model.config.parameters == sum(p.numel() for p in model.parameters() if p.dim() == 2)
 
 
 def test_a_new_adapter_changes_nothing_and_alone_learns():
@@ -351,6 +364,86 @@ def test_a_merge_is_summed_in_float32_and_rounded_once():
     assert layer.lora_A.weight.dtype == torch.float32
     assert (layer.merged() == exact.bfloat16()).double().mean() > 0.999
     assert layer(torch.ones(3, 32).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_low_rank_sum_is_the_formula_in_value_and_gradient(biased):
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(5, 4, bias=biased).double().requires_grad_(False)
+    x, A, B = (torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+               for shape in ((3, 5), (2, 5), (4, 2)))
+    W, b = linear.weight, linear.bias
+
+    def both(value):
+        return value, *torch.autograd.grad((value * torch.arange(12.0).view(3, 4)).sum(), (x, A, B))
+
+    assert torch.autograd.gradcheck(lambda *v: lm.LowRankSum.apply(v[0], W, b, *v[1:]), (x, A, B))
+    naive = x @ W.T + (b if biased else 0) + x @ A.T @ B.T
+    for ours, theirs in zip(both(lm.LowRankSum.apply(x, W, b, A, B)), both(naive)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        assert torch.equal(lm.LowRankSum.apply(x, W, b, A, B), lm.LowRankSum.apply(x, W, b, A, B))
+    frozen = lm.LowRankSum.apply(x.detach(), W, b, A, B).sum()            # as in the first layer
+    assert all(g.any() for g in torch.autograd.grad(frozen, (A, B)))
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-6), (torch.bfloat16, 2e-2)])
+def test_an_adapted_layer_is_the_sum_of_both(shape, dtype, tolerance):
+    """Of x in the frozen layer's precision; the adapter and its gradients stay in float32."""
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(5, 4).to(dtype).requires_grad_(False)
+    layer = lm.LoRALinear(linear, 2, 0.7)
+    for part, size in ((layer.lora_A, (2, 5)), (layer.lora_B, (4, 2))):
+        part.weight = torch.nn.Parameter(torch.randn(size))
+    x = torch.randn(shape).to(dtype)
+    A, B, W, b = (p.detach().double().requires_grad_() for p in (
+        layer.lora_A.weight, layer.lora_B.weight, linear.weight, linear.bias))
+    right = x.double() @ W.T + b + 0.7 * (x.double() @ A.T @ B.T)
+    found = layer(x)
+    assert found.dtype == dtype and gap(found.double(), right) < tolerance
+    found.sum().backward(), right.sum().backward()
+    for ours, theirs in ((layer.lora_A.weight.grad, A.grad), (layer.lora_B.weight.grad, B.grad)):
+        assert ours.dtype == torch.float32 and gap(ours.double(), theirs) < tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_merged_for_a_while_the_logits_are_those_of_the_saved_checkpoint(name, dtype, tmp_path):
+    """Bit for bit; after it, whatever happened, the adapter is beside the weights again."""
+    model = lm.load_adapter(lm.load_pretrained(GOLDENS / name, dtype=dtype),
+                            GOLDENS / "adapters" / name)
+    lm.save_pretrained(model, tmp_path)
+    saved, (rows, _) = lm.load_pretrained(tmp_path, dtype=dtype), golden(f"adapters/{name}")
+    beside, layers = all_logits(model, rows), lm.lora_layers(model)
+    with lm.merged_adapters(model):
+        assert not lm.lora_layers(model)
+        assert all(map(torch.equal, all_logits(model, rows), all_logits(saved, rows)))
+    assert lm.lora_layers(model) == layers and model.adapter
+    assert all(map(torch.equal, all_logits(model, rows), beside))
+    prompts = [row[:9] for row in rows]
+    assert lm.generate(model, prompts, 12) == lm.generate(saved, prompts, 12)
+
+    def stop(ended):
+        assert not lm.lora_layers(model)
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        lm.generate(model, prompts, 12, progress=stop)
+    assert lm.lora_layers(model) == layers
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float32])
+def test_a_copy_shares_no_memory(dtype):
+    model = lm.random_model(lm.ModelConfig.tiny(70))
+    copy = lm.copy_of(model, dtype)
+    assert copy.config.tie_word_embeddings and copy.head is copy.model.embed_tokens.weight
+    before = [p.detach().clone() for p in copy.parameters()]
+    assert all(p.dtype == (dtype or torch.float32) and p.requires_grad for p in copy.parameters())
+    assert all(map(torch.equal, before, (p.to(dtype) if dtype else p for p in model.parameters())))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1)
+    assert all(map(torch.equal, before, copy.parameters()))
 
 
 @pytest.mark.parametrize("message, ruin", [
@@ -632,18 +725,21 @@ def test_values_and_gradients_of_the_naive_version(M, V, D):
     hidden, weight, targets = rows_of(M, V, D, M)
     grad = torch.randn(M, generator=torch.Generator().manual_seed(1))
     expected = gradients(naive_logprobs, hidden.double(), weight.double(), targets, grad.double())
+    # The product over V rounds in some shapes: the naive version in float32 does it as well.
+    rounding = gap(gradients(naive_logprobs, hidden, weight, targets, grad)[1], expected[1])
     for frozen in (False, True):
         logp, d_hidden, d_weight = gradients(
             lm.token_logprobs, hidden, weight, targets, grad, frozen)
         assert logp.dtype == torch.float32 and gap(logp, expected[0]) <= 1e-6
-        assert gap(d_hidden, expected[1]) <= 1e-5
+        assert gap(d_hidden, expected[1]) <= max(1e-5, 2 * rounding) < 5e-5
         assert d_weight is None if frozen else gap(d_weight, expected[2]) <= 1e-5
     with torch.no_grad():
         assert torch.equal(lm.token_logprobs(hidden, weight, targets), logp)
 
 
-@pytest.mark.parametrize("block", [1, 7, 100, 999, 1000, 5000])
+@pytest.mark.parametrize("block", [1, 7, 19, 20, 100])
 def test_the_block_changes_nothing_but_rounding(block):
+    """block: rows of 20 that are computed at a time."""
     hidden, weight, targets = rows_of(20, 1000, 24, 3)
     grad = torch.randn(20, generator=torch.Generator().manual_seed(2))
     for frozen in (False, True):
@@ -686,6 +782,28 @@ def naive_by_gap(hidden, weight, targets):
     return torch.nn.functional.logsigmoid(logits.gather(1, targets[:, None])[:, 0] - others)
 
 
+@pytest.mark.parametrize("size", [3, 30, 120])
+def test_logits_in_bfloat16_are_exact_where_it_matters(size):
+    """Logits up to `size`: the largest are exact, and log p of all targets nearly so."""
+    M, V, D = 60, 3000, 64
+    hidden, weight, targets = rows_of(M, V, D, 7)
+    scale = (hidden @ weight.T).abs().max() / size
+    hidden, weight = (hidden / scale).bfloat16(), weight.bfloat16()
+    right = hidden.float() @ weight.float().T                             # (M, V)
+    order = right.argsort(1, descending=True)
+    found = lm.logits(hidden, weight)
+    assert found.dtype == torch.float32 and found.isfinite().all()
+    top = order[:, :24]                                    # those near the 32nd may change places
+    torch.testing.assert_close(found.gather(1, top), right.gather(1, top), rtol=0, atol=1e-3)
+    torch.testing.assert_close(found, right, rtol=2 ** -8, atol=1e-3)
+    targets[:40] = order[torch.arange(40), torch.arange(40) * 5]          # in and behind the top 32
+    expected = naive_logprobs(hidden.double(), weight.double(), targets)
+    for frozen in (False, True):
+        for block in (7, 60):
+            logp = lm.token_logprobs(hidden, weight.requires_grad_(not frozen), targets, block)
+            assert logp.dtype == torch.float32 and (logp - expected).abs().max() < 0.02
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sharp", [0.1, 10.0, 1000.0])
 def test_a_log_probability_is_never_above_0(sharp, dtype):
@@ -712,9 +830,23 @@ def test_rows_without_weight_get_no_gradient():
 
 def test_a_frozen_head_saves_no_weight_and_no_gradient_saves_nothing():
     hidden, weight, targets = rows_of(10, 60, 8, 4)
-    saved = lm.token_logprobs(hidden.requires_grad_(), weight, targets).grad_fn.saved_tensors
-    assert [t.shape for t in saved] == [hidden.shape]                     # the unit gradient alone
+    node = lm.token_logprobs(hidden.requires_grad_(), weight, targets).grad_fn
+    assert [t.shape for t in node.saved_tensors] == [hidden.shape]        # the unit gradient alone
+    assert node.kept is None
     assert lm.token_logprobs(hidden.detach(), weight, targets).grad_fn is None
+
+
+@pytest.mark.parametrize("block, kept", [(9, False), (10, True)])
+def test_a_trainable_head_keeps_the_softmax_of_one_block(block, kept, monkeypatch):
+    """The backward then computes no logits, else again those of each block; twice if asked to."""
+    hidden, weight, targets = rows_of(10, 60, 8, 4)
+    logp = lm.token_logprobs(hidden.requires_grad_(), weight.requires_grad_(), targets, block)
+    seen, logits = [], lm.logits
+    monkeypatch.setattr(lm, "logits", lambda *rest: seen.append(rest) or logits(*rest))
+    first = torch.autograd.grad(logp.sum(), (hidden, weight), retain_graph=True)
+    assert len(seen) == (0 if kept else 2)
+    again = torch.autograd.grad(logp.sum(), (hidden, weight))
+    assert all(gap(a, b) <= 1e-6 for a, b in zip(again, first))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -840,12 +972,24 @@ def test_padding_is_never_seen():
     batch = lm.pack(groups)
     with torch.no_grad():
         before = lm.sequence_logprobs(model, batch)
-        batch.ids[batch.branch == -1] = 33
+        padding = batch.ids == 0                           # no sequence has a 0
+        assert padding.any() and not padding[0, batch.source].any()
+        batch.ids[padding] = 33
         assert torch.equal(lm.sequence_logprobs(model, batch), before)
         backwards = lm.sequence_logprobs(model, lm.pack(groups[::-1]))
     sizes = [len(group) for group in groups]
     again = torch.cat(backwards.split(sizes[::-1])[::-1])
     assert (again - before).abs().max() < 1e-5
+
+
+def test_norm_and_gate_have_the_gradients_of_their_formulas():
+    x, weight, gate, up = (torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+                           for shape in ((3, 5, 8), (8,), (4, 6), (4, 6)))
+    assert torch.autograd.gradcheck(lambda x, w: lm.Normalised.apply(x, w, 1e-6), (x, weight))
+    assert torch.autograd.gradcheck(lm.SwiGLU.apply, (gate, up))
+    torch.testing.assert_close(lm.Normalised.apply(x, weight, 1e-6),
+                               torch.nn.functional.rms_norm(x, (8,), weight, 1e-6))
+    torch.testing.assert_close(lm.SwiGLU.apply(gate, up), torch.nn.functional.silu(gate) * up)
 
 
 @pytest.mark.parametrize("T", [5, lm.BLOCK, 2 * lm.BLOCK + 7])
@@ -854,7 +998,8 @@ def test_attention_in_blocks_and_in_steps_is_torchs_attention(T):
     torch.manual_seed(0)
     B, H, K, E = 2, 6, 2, 8
     q, k, v = (torch.randn(B, n, T, E, requires_grad=True) for n in (H, K, K))
-    mask = (torch.rand(B, 1, T, T) < 0.7).tril() | torch.eye(T, dtype=torch.bool)
+    seen = (torch.rand(B, 1, T, T) < 0.7).tril() | torch.eye(T, dtype=torch.bool)
+    mask = lm.added(seen, 0, None, None, torch.float32)
     weight = torch.randn(B, H, T, E)
 
     def both(attention):
@@ -862,11 +1007,12 @@ def test_attention_in_blocks_and_in_steps_is_torchs_attention(T):
         return [out, *torch.autograd.grad((out * weight).sum(), [q, k, v])]
 
     right = both(lambda: torch.nn.functional.scaled_dot_product_attention(
-        q, *(x.repeat_interleave(H // K, 1) for x in (k, v)), mask))
-    for fast in (lambda: lm.attend(q, k, v, mask), lambda: lm.plain_attention(q, k, v, mask, True)):
+        q, *(x.repeat_interleave(H // K, 1) for x in (k, v)), seen))
+    for fast in (lambda: lm.attend(q, k, v, mask),
+                 lambda: lm.BlockAttention.apply(q, k, v, mask, lm.BLOCK)):
         for ours, theirs in zip(both(fast), right):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    half = lm.attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask)
+    half = lm.attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask.bfloat16())
     torch.testing.assert_close(half.float(), right[0], rtol=0.05, atol=0.05)
 
 

@@ -65,6 +65,12 @@ class Splits:
         return "-".join(self.data.digest(split) for split in ("train", "val", self.last_split)
                         if self.data.has(split) or split == "train")
 
+    @property
+    def val_source(self):
+        return ("val.json" if self.given_val else "held out of the training questions"
+                if self.labelled_val else "synthetic, the model's own questions: too few labelled "
+                "ones")
+
     def announce(self):
         """Say on what a run trains, validates and tests.  DataError where it can train on nothing
         or validate nothing."""
@@ -72,10 +78,8 @@ class Splits:
             raise DataError(f"{self.data.folder}: no training question whose gold runs")
         if not self.val:
             raise DataError(f"{self.data.folder}: no validation question, and none could be made")
-        source = ("val.json" if self.given_val else "held out of the training questions"
-                  if self.labelled_val else "synthetic: too few labelled ones")
         print(f"{len(self.train)} labelled questions for training; {len(self.val)} for validation "
-              f"({source}); {len(self.test)} for test"
+              f"({self.val_source}); {len(self.test)} for test"
               + ("" if self.test else ": the table has no test column"))
         for text, counter in (("gold SQL that training takes as written", self.kept_raw),
                               ("examples left out", self.unusable)):

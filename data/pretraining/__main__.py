@@ -138,7 +138,6 @@ def pretrain(args):
             print(history[-1], flush=True)
             write_json(args.out / "pretraining.json", history)
 
-    model.bf16_autocast = lm.fast_bf16(model.device)
     cfg = spft.Config(seed=args.seed, threads=args.threads, out="")      # keeps no state
     spft.fit(model, steps, spft.SUPERVISED, args.lr, "pretrain", cfg, 0.02, watch)
 

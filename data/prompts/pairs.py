@@ -8,6 +8,8 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
+from model import common_prefix
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -51,8 +53,10 @@ def steps_of(pairs, epochs, batch, rng, share=8):
 
 
 def packed_length(chunk):
-    """Tokens that a chunk's packed row will have, about."""
-    return len(chunk[0].prompt) + sum(len(pair.gold) + len(pair.sample or ()) for pair in chunk)
+    """Tokens of a chunk's packed row, but for its padding."""
+    sequences = [s for pair in chunk for s in pair.sequences]
+    shared = common_prefix([ids[:n] for ids, n in sequences])
+    return shared + sum(len(ids) - shared for ids, _ in sequences)
 
 
 def micro_batches(chunks, budget):

@@ -8,6 +8,7 @@
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 from data.prompts.schema_text import compact, ddl, gold_first, narrow, rank
 from data.prompts.values import ValueIndex
@@ -15,19 +16,32 @@ from data.sql import Literal, parse, quote_name, quote_text, walk
 from sqlexec import DataError
 
 FORMS = {"compact": compact, "ddl": ddl}         # how a schema is written
+# Around the schema for models that follow instructions.  What differs from prompt to prompt comes
+# after it, so that all prompts of a database begin alike.
+ROLE = "You are an expert in SQLite. This is the schema of a database:"
+WRITE_SQL = "Answer with one SQLite query only."
+WRITE_QUESTION = "Answer with the question that this query answers only."
 
 
-def sql_prompt(schema, question, links, form=compact):
-    """Asks for SQL.  links: (table, column, value) that the question seems to name."""
+def sql_prompt(schema, question, links, form=compact, chat=False, shots=()):
+    """Asks for SQL.  links: (table, column, value) that the question seems to name; chat: as an
+    instruction; shots: (question, SQL) pairs of other databases to open with."""
     tables = {table.name for table in schema.tables}
     values = ", ".join(f"{quote_name(t)}.{quote_name(c)} = {quote_text(v)}"
                        for t, c, v in links if t in tables)
-    return (f"{form(schema)}\nquestion: {question}\n"
+    if chat:
+        return ("".join(f"Question: {q}\n{WRITE_SQL}\n{sql}\n\n" for q, sql in shots)
+                + f"{ROLE}\n\n{form(schema)}\n\n" + (f"-- Values: {values}\n" if values else "")
+                + f"Question: {question}\n{WRITE_SQL}")
+    return ("".join(f"question: {q}\nsql:\n{sql}\n\n" for q, sql in shots)
+            + f"{form(schema)}\nquestion: {question}\n"
             + (f"values: {values}\n" if values else "") + "sql:\n")
 
 
-def question_prompt(schema, query, form=compact):
+def question_prompt(schema, query, form=compact, chat=False):
     """Asks for the question that a query answers (the SQL-to-Text direction)."""
+    if chat:
+        return f"{ROLE}\n\n{form(schema)}\n\nQuery: {query}\n{WRITE_QUESTION}"
     return f"{form(schema)}\nsql: {query}\nquestion:\n"
 
 
@@ -40,13 +54,17 @@ def text_values(query):
 class Prompts:
     """The prompts of Examples over one data folder, as token ids; each is built once.
 
-    form: compact or ddl; budget: characters of a schema; max_new: tokens to leave room for in the
-    model's context."""
+    form: compact, ddl, or auto: ddl where the checkpoint has a chat template; budget: characters of
+    a schema; max_new: tokens to leave room for in the model's context; shots: Examples that open
+    the prompts for SQL; values: how many of each text column are shown."""
 
-    def __init__(self, data, tokenizer, form, budget, max_new):
+    def __init__(self, data, tokenizer, form, budget, max_new, shots=(), values=0):
         self.data, self.tokenizer = data, tokenizer
-        self.form, self.budget, self.max_new = FORMS[form], budget, max_new
-        self.linkers, self.built = {}, {}
+        self.chat = tokenizer.template is not None
+        self.form = FORMS[form] if form in FORMS else ddl if self.chat else compact
+        self.budget, self.max_new = budget, max_new
+        self.shots, self.values = [(e.question, e.target or e.query) for e in shots], values
+        self.linkers, self.built, self.schemas = {}, {}, {}
         self.dropped = Counter()         # tables, columns and comments left out of prompts
 
     def sql(self, example, train=False):
@@ -54,21 +72,35 @@ class Prompts:
         random others, asking those that the question seems to mean."""
         key = example, train
         if key not in self.built:
-            schema = self.data.schema(example.db_id)
+            schema = self.schema(example.db_id)
             question = example.question + (f" ({example.evidence})" if example.evidence else "")
             links = self.linker(example.db_id).link(question)
             self.built[key], dropped = self.fitted(
                 schema, lambda: gold_order(schema, example) if train
                 else rank(schema, question, links),
-                lambda part: sql_prompt(part, question, links, self.form))
+                lambda part: sql_prompt(part, question, links, self.form, self.chat,
+                                        self.shots))
             self.dropped += dropped
         return self.built[key]
 
     def question(self, example):
         """Ids that ask for the question of an example's SQL."""
-        schema = self.data.schema(example.db_id)
+        schema = self.schema(example.db_id)
         return self.fitted(schema, lambda: gold_order(schema, example), lambda part:
-                           question_prompt(part, example.target or example.query, self.form))[0]
+                           question_prompt(part, example.target or example.query, self.form,
+                                           self.chat))[0]
+
+    def schema(self, db_id):
+        """A database's schema, with the first values of its text columns among the comments."""
+        if not self.values:
+            return self.data.schema(db_id)
+        if db_id not in self.schemas:
+            schema, columns = self.data.schema(db_id), self.linker(db_id).columns
+            self.schemas[db_id] = replace(schema, tables=tuple(
+                replace(t, columns=tuple(with_values(c, columns.get((t.name, c.name), ())
+                                                     [:self.values]) for c in t.columns))
+                for t in schema.tables))
+        return self.schemas[db_id]
 
     def linker(self, db_id):
         """The ValueIndex of a database; says, once, what is left out of it and of the schema."""
@@ -97,6 +129,11 @@ class Prompts:
                 raise DataError(f"{schema.db_id}: a prompt of {len(ids)} tokens, and --max_new "
                                 f"{self.max_new} more, exceed the model's context of {context}")
             budget = min(budget, len(self.form(part))) * 3 // 4
+
+
+def with_values(column, values):
+    shown = "e.g. " * bool(values) + ", ".join(map(quote_text, values))
+    return replace(column, comment="; ".join(filter(None, (column.comment, shown))))
 
 
 def gold_order(schema, example):

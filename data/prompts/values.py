@@ -131,6 +131,7 @@ class ValueIndex:
     def __init__(self, schema, db_path):
         self.schema, self.db_path = schema, db_path
         self.entries = None     # phrase -> [(table, column, value)] in schema order
+        self.columns = {}       # (table, column) -> its values
         self.spellings = {}     # (first letters, length) -> [phrase]
         self.flags = {}         # (table, column) -> its entries, where all are yes, no and the like
         self.nouns = set()      # head words of table and column names, singular and plural
@@ -225,7 +226,7 @@ class ValueIndex:
                 columns = self._read(db)
         except (sqlite3.Error, OSError) as error:
             raise DataError(f"{self.db_path}: {error}") from error
-        self.entries = {}
+        self.entries, self.columns = {}, columns
         for column, values in columns.items():
             for value in values:
                 self.entries.setdefault(phrase(value), []).append((*column, value))

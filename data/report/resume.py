@@ -7,13 +7,14 @@
 
 import hashlib
 import json
+import resource
 import shutil
 import time
 from functools import partial
 
 import torch
 
-from data.report.files import whole
+from data.report.files import whole, write_text
 from data.report.terminal import Stopped
 from model import RANK, RANKS, map_over_ranks, on_rank0, sum_over_ranks
 
@@ -36,8 +37,8 @@ class Training:
 
     def __init__(self, path, about, n, params, optimizer):
         self.path, self.n, self.params, self.optimizer = path, n, params, optimizer
-        self.digest = path and digest(about)
-        self.started = time.time()
+        self.digest, self.noting = path and digest(about), path and not RANK
+        self.started = self.last = time.time()
         self.due = self.started + SAVE_EVERY
 
     def load(self):
@@ -59,6 +60,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.started -= state["seconds"]
         losses = list(state["losses"].to(self.params[0].device))
+        cut(self.path.with_name("metrics.jsonl"), len(losses))
         print(f"  {self.path.parent.name} goes on at step {len(losses) + 1} of {self.n}")
         return losses, state["tokens"]
 
@@ -80,6 +82,43 @@ class Training:
         sum_over_ranks([flag])
         return flag.item() > 0
 
+    def note(self, step, rate, norm, values, tokens, chunks):
+        """A line of OUT/NAME/metrics.jsonl.  values: loss, log p summed over the step's golds and
+        over its wrong samples."""
+        if not self.noting:
+            return
+        now = time.time()
+        loss, gold, wrong = values.tolist()
+        pairs = [pair for chunk in chunks for pair in chunk]
+        line = {"step": step, "loss": round(loss, 5), "learning rate": rate,
+                "gradient norm": round(float(norm), 4),
+                "log p of gold": round(gold / len(pairs), 4),
+                "tokens per second": round(tokens / max(1e-9, now - self.last)),
+                "peak GB": peak_memory(self.params[0].device)}
+        if errors := sum(pair.R for pair in pairs):
+            line["log p of wrong samples"] = round(wrong / errors, 4)
+        self.last, path = now, self.path.with_name("metrics.jsonl")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a" if step > 1 else "w") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:                     # training is worth more than its curve
+            print(f"  {path} cannot be written: {error.strerror}")
+            self.noting = False
+
+    def summary(self, losses, tokens):
+        """What is kept of a training: its steps, mean losses of the first and last tenth, tokens/s,
+        the most memory so far."""
+        tenth = len(losses) // 10 + 1
+        ends = {"first": losses[:tenth], "last": losses[-tenth:]} if losses else {}
+        means = {name: round(float(torch.stack(part).mean()), 4) for name, part in ends.items()}
+        if means and means["last"] > means["first"]:
+            print(f"  ALARM: the loss rose from {means['first']} to {means['last']}: a lower "
+                  "learning rate may help")
+        return {"steps": len(losses), "tokens per second": round(tokens / (
+                    time.time() - self.started)), "peak GB": peak_memory(self.params[0].device),
+                **{f"loss at {name}": mean for name, mean in means.items()}}
+
     def save(self, losses, tokens, seconds):
         state = {"digest": self.digest, "params": [p.detach() for p in self.params],
                  "optimizer": self.optimizer.state_dict(), "losses": torch.stack(losses),
@@ -89,6 +128,19 @@ class Training:
                 torch.save(state, temporary)
         except (OSError, RuntimeError) as error:     # training is worth more than its state
             print(f"  {self.path} cannot be written: {error}")
+
+
+def cut(path, n):
+    """Keep the first n lines of a file."""
+    if path.exists():
+        write_text(path, "".join(path.read_text().splitlines(keepends=True)[:n]))
+
+
+def peak_memory(device):
+    """The most memory that this process has used on the device so far, in GB."""
+    used = (torch.cuda.max_memory_allocated() if device.type == "cuda" else
+            1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return round(used / 2 ** 30, 2)
 
 
 class Kept:

@@ -5,6 +5,7 @@ A row is the record of an answer: {"question", "gold", "pred", "correct", "statu
 
 import math
 from collections import Counter
+from statistics import fmean
 
 from data.report.terminal import printable
 from data.sql import Literal, SQLError, parse, rewrite, to_sql
@@ -47,15 +48,32 @@ def error_kind(row):
     return rest.strip() if kind.startswith("near ") else kind
 
 
-def show_candidate(candidate, rows):
-    """The line of a finished round, and two of its answers, one wrong and one right."""
-    print(f"  {candidate.name} (from {candidate.parent}): validation EX {candidate.ex:.1f} on "
-          f"{len(rows)}; wrong: {errors(rows)}; {candidate.seconds:.0f} s")
-    for row in sorted(rows, key=lambda r: r["correct"])[:1] + [r for r in rows if r["correct"]][:1]:
-        verdict = "correct" if row["correct"] else row["error"] or "other result"
-        for name in ("question", "gold", "pred"):
-            print(f"    {name:10}{row[name]}")
-        print(f"    verdict   {verdict}\n")
+def show_candidate(candidate, rows, before):
+    """The line of a finished round, and what it changed; before: its parent's rows, if any."""
+    change = f"{percent(before):.1f} -> " if before else ""
+    print(f"  {candidate.name} (from {candidate.parent}): validation EX {change}{candidate.ex:.1f} "
+          f"on {len(rows)}; wrong: {errors(rows)}; {candidate.seconds:.0f} s")
+    fixed, broken = changes(before, rows)
+    for name, pairs in (("fixed", fixed), ("broken", broken)):
+        for old, new in pairs[:1]:
+            print(f"    {name} {len(pairs)}, such as  {new['question']}")
+            for key, row in (("before", old), ("after", new)):
+                why = "" if row["correct"] else f"   ({row['error'] or error_kind(row)})"
+                print(f"      {key:<8}{row['pred']}{why}")
+    if before and len(broken) >= len(fixed):
+        print("    no gain on validation")
+    garbled = [fmean(row["status"] != "ok" for row in part) for part in (before or rows, rows)]
+    if garbled[1] > garbled[0] + 0.1:
+        print(f"  ALARM: {100 * garbled[1]:.0f}% of the answers do not run, before it was "
+              f"{100 * garbled[0]:.0f}%: a lower learning rate may help")
+
+
+def changes(before, after):
+    """(fixed, broken): pairs of records (before, after) of the same questions whose verdict
+    changed."""
+    pairs = list(zip(before, after))
+    return ([p for p in pairs if not p[0]["correct"] and p[1]["correct"]],
+            [p for p in pairs if p[0]["correct"] and not p[1]["correct"]])
 
 
 def show_players(cfg, name, main, opponent, candidates):
@@ -63,6 +81,25 @@ def show_players(cfg, name, main, opponent, candidates):
                  f"({opponent.ex:.1f}); base {cfg.model}")
     print("  candidates: " + ", ".join(f"{c.name} {c.ex:.1f} (from {c.parent})"
                                        for c in candidates))
+
+
+def show_game(rows, pairs, before, after):
+    """One question of a round in full, which the opponent got wrong: what page.py keeps of it.
+
+    pairs: with log p under the opponent; before, after: the first of them, under main."""
+    i = next((i for i, pair in enumerate(pairs[:len(before)]) if pair.R == 1), None)
+    if i is None:
+        return None
+    game = {"question": rows[i]["question"], "gold": rows[i]["gold"], "opponent": rows[i]["pred"],
+            "verdict": rows[i]["error"] or error_kind(rows[i]), "R": 1}
+    for k, name in enumerate(("gold", "opponent's")):
+        game[f"log p of {name}"] = (
+            f"opponent {pairs[i].opponent[k]:.2f}; main {before[i].opponent[k]:.2f} before, "
+            f"{after[i].opponent[k]:.2f} after")
+    print("  one game:")
+    for name, value in game.items():
+        print(f"    {name:<19}{value}")
+    return game
 
 
 def show_log_ratios(before, after):
@@ -92,6 +129,15 @@ def show_table(rows, splits):
               f"{val['seconds'] / 60:7.1f}")
 
 
+def show_winner(winner, source):
+    """Which model to use, and by what.  source: where the validation questions are from."""
+    print(f"  validation: {source}")
+    if winner.name == "base":
+        print(f"  nothing was gained on validation: go on using {winner.folder}")
+    print(f"  best on validation: {winner.name}   (python spft.py --stage ask --model "
+          f"{winner.folder} --db FILE)")
+
+
 def show_overlap(rows, synthetic, name):
     """How much of test the synthetic pool reaches, and EX on what it does not."""
     pools = zip(*map(plain_and_masked, synthetic)) if synthetic else ((), ())
@@ -102,17 +148,17 @@ def show_overlap(rows, synthetic, name):
 
 
 def show_result(result, most=20):
-    """Rows in columns, cut to what a screen holds; or why there are none."""
+    """Rows under the names of their columns, cut to what a screen holds; or why there are none."""
     if result.status != "ok":
         print(f"  {result.status}: {result.error}")
         return
     escaped = str.maketrans({"\n": "\\n", "\t": "\\t"})
     cells = [[printable(str(cell)).translate(escaped)[:40] for cell in row]
-             for row in result.rows[:most]]
+             for row in [result.columns, *result.rows[:most]] if row]
     widths = [max(map(len, column)) for column in zip(*cells)]
     for row in cells:
         print("  " + "  ".join(f"{c:<{w}}" for c, w in zip(row, widths)).rstrip())
-    more = len(result.rows) - len(cells)
+    more = max(0, len(result.rows) - most)
     print(f"  ({len(result.rows)} rows{f', {more} not shown' if more else ''}; "
           f"{1000 * result.seconds:.0f} ms)")
 

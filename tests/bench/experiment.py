@@ -28,7 +28,8 @@ from data.report.tables import percent                                          
 from data.report.terminal import run_command                                        # noqa: E402
 from model import join_ranks, leave_ranks, on_rank0                                 # noqa: E402
 from spft import (                                                                  # noqa: E402
-    BASE, CHOICES, Run, Task, answer_rows, best, load_model, parse_config, run_selfplay,
+    BASE, CHOICES, Run, Task, answer_rows, best, complete, load_model, parse_config,
+    run_selfplay,
     write_json, write_lines)
 from sqlexec import DataError, Verifier                                             # noqa: E402
 
@@ -238,7 +239,7 @@ def main(arguments=None):
     own, rest = parser.parse_known_args(arguments)
 
     def work():
-        cfg = parse_config(["--out", "runs/experiment", *rest])
+        cfg = complete(parse_config(["--out", "runs/experiment", *rest]))
         if own.seeds < 1:
             raise DataError(f"--seeds {own.seeds}: 1 or more")
         torch.set_num_threads(cfg.threads)

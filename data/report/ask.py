@@ -1,0 +1,176 @@
+"""A question to a database: SQL, its rows, and remarks where trust in them ends.
+
+    Asker(task, db_id, sample, ...)(question) -> exit code    prints the answer
+    remarks(sql, result, schema, columns, question)           what a careful reader would say
+"""
+
+import csv
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+from data.benchmarks.reader import Example
+from data.report.files import whole
+from data.report.tables import show_result
+from data.sql import (
+    Between, Binary, Column, In, Literal, SQLError, parse, quote_text, resolve, walk)
+from sqlexec import majority_vote
+
+TRIES = 8               # samples drawn where the greedy answer does not run
+COMPARES = frozenset(("=", "==", "!=", "<>", "<", ">", "<=", ">=", "IS", "IS NOT", "LIKE",
+                      "NOT LIKE", "GLOB"))
+NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.I)
+CHANGE = re.compile(r"(?:please\s+|can you\s+|could you\s+)*(delete|remove|drop|insert|add|update|"
+                    r"change|rename|create|alter|truncate|replace|modify|clear|erase)\b", re.I)
+
+
+class Asker:
+    """Answers questions to one database.
+
+    sample(example, temperature, n) -> n texts of SQL; samples: 1 for the greedy answer, or how many
+    vote; out: a CSV file for the rows, or ""."""
+
+    def __init__(self, task, db_id, sample, samples=1, out=""):
+        self.task, self.db_id, self.sample = task, db_id, sample
+        self.samples, self.out = samples, out and Path(out)
+
+    def __call__(self, question):
+        """Print the answer; 1 where no SQL ran, else 0.  OSError where the file cannot be
+        written."""
+        question = " ".join(question.encode("utf-8", "replace").decode().split())
+        sql, result, notes = self.answer(Example(self.db_id, question, ""))
+        print(sql)
+        show_result(result)
+        schema, linker = self.task.data.schema(self.db_id), self.task.prompts.linker(self.db_id)
+        for note in notes + remarks(sql, result, schema, linker.columns, question):
+            print(f"  note: {note}")
+        if self.out and result.status == "ok":
+            with whole(self.out) as temporary, open(temporary, "w", newline="") as file:
+                csv.writer(file).writerows([result.columns, *result.rows])
+            print(f"  {len(result.rows)} rows written to {self.out}")
+        return int(result.status != "ok")
+
+    def answer(self, example):
+        """(SQL, Result, notes): the greedy answer, the first sample that runs where that fails, or
+        what most samples return."""
+        if self.samples > 1:
+            texts = self.sample(example, 0.7, self.samples)
+            sql, result, votes = majority_vote(texts, self.run(example, texts))
+            note = f"{votes} of {len(texts)} samples agree on these rows"
+            return sql, result, [note + (", less than half" if 2 * votes < len(texts) else "")]
+        sql, = self.sample(example, 0.0, 1)
+        result, = self.run(example, [sql])
+        if result.status == "ok":
+            return sql, result, []
+        texts = self.sample(example, 0.7, TRIES)
+        for i, (text, other) in enumerate(zip(texts, self.run(example, texts)), 1):
+            if other.status == "ok":
+                return text, other, [f"the first answer failed ({result.error}); this is sample "
+                                     f"{i} of {TRIES}: {sql}"]
+        return sql, result, [f"none of {TRIES} more samples runs"]
+
+    def run(self, example, texts):
+        return self.task.run([self.task.job(example, text) for text in texts])
+
+
+# ---------------------------------------------------------------------------------------------
+# Where trust ends
+
+def remarks(sql, result, schema, columns, question):
+    """Lines about an answer that ran but may not mean what was asked.
+
+    columns: {(table, column): stored texts} as ValueIndex reads them."""
+    notes = []
+    if match := CHANGE.match(question.strip()):
+        notes.append(f"nothing is changed here: \"{match[1]}\" was read as a question")
+    try:
+        raw = parse(sql)
+        tree = resolve(raw, schema)
+    except SQLError:
+        return notes
+    notes += text_for_column(raw, schema)
+    for column, literal, equal in comparisons(tree):
+        stored = columns.get((column.table, column.name), ())
+        notes += type_note(column, literal, stored, schema)
+        if equal and is_empty(result) and literal.kind == "text":
+            notes += absent_note(column, literal, stored)
+    return list(dict.fromkeys(notes))
+
+
+def text_for_column(raw, schema):
+    """Names in double quotes that no column has, where a column is wanted: SQLite reads text."""
+    names = {c.name.lower(): c.name for t in schema.tables for c in t.columns}
+    aliases = {getattr(part, "alias", None) for part in walk(raw)} - {None}
+    known = names.keys() | {alias.lower() for alias in aliases}
+    unknown = [part for part in walk(raw) if isinstance(part, Column) and part.quoted
+               and not part.qualifier and part.name.lower() not in known]
+    compared = {id(value) for column, values in operands(raw) for value in values
+                if is_known(column, known)}
+    return [f"\"{part.name}\" is no column: SQLite takes it for a text" + nearest(part.name, names)
+            for part in unknown if id(part) not in compared]
+
+
+def nearest(name, names):
+    """What was probably meant, among {lower case: name}."""
+    bare = {re.sub(r"\W|_", "", key): value for key, value in names.items()}
+    close = get_close_matches(re.sub(r"\W|_", "", name.lower()), bare, 1, 0.7)
+    return f"; {bare[close[0]]} is one" if close else ""
+
+
+def is_known(node, known):
+    """Whether an operand reads a column, so that a quoted name beside it is meant as text."""
+    return any(isinstance(part, Column) and (not part.quoted or part.name.lower() in known)
+               for part in walk(node))
+
+
+def operands(tree):
+    """(node, values that it is compared with) of each comparison, both ways round."""
+    for part in walk(tree):
+        if isinstance(part, Binary) and part.op.upper() in COMPARES:
+            yield part.left, (part.right,)
+            yield part.right, (part.left,)
+        elif isinstance(part, In) and isinstance(part.options, tuple):
+            yield part.operand, part.options
+        elif isinstance(part, Between):
+            yield part.operand, (part.low, part.high)
+
+
+def comparisons(tree):
+    """(Column, Literal, whether by equality) of a resolved tree's comparisons."""
+    equal = {id(value) for part in walk(tree)
+             if isinstance(part, Binary) and part.op in ("=", "==")
+             for value in (part.left, part.right)}
+    equal |= {id(value) for part in walk(tree) if isinstance(part, In) and not part.negated
+              and isinstance(part.options, tuple) for value in part.options}
+    for column, values in operands(tree):
+        for value in values:
+            if isinstance(column, Column) and column.table and isinstance(value, Literal):
+                yield column, value, id(value) in equal
+
+
+def type_note(column, literal, stored, schema):
+    """Text compared with a number, where that cannot mean what it says."""
+    types = {(t.name, c.name): c.type for t in schema.tables for c in t.columns}
+    kind = types.get((column.table, column.name))
+    if literal.kind == "number" and stored and not any(map(NUMBER.fullmatch, stored)):
+        return [f"{column.name} holds text such as {quote_text(stored[0])}, and is compared with "
+                f"the number {literal.value}"]
+    if kind == "number" and literal.kind == "text" and not NUMBER.fullmatch(literal.value):
+        return [f"{column.name} holds numbers, and is compared with the text "
+                f"{quote_text(literal.value)}"]
+    return []
+
+
+def is_empty(result):
+    """No rows, or one that says as much: counts of 0, sums of nothing."""
+    return not result.rows or len(result.rows) == 1 and all(c in (None, 0) for c in result.rows[0])
+
+
+def absent_note(column, literal, stored):
+    """A text that no row of the column has, and the nearest that one has."""
+    if not stored or literal.value in stored:
+        return []
+    folded = {text.lower(): text for text in stored}
+    close = get_close_matches(literal.value.lower(), folded, 1, 0.6)
+    return [f"no row has {column.name} = {quote_text(literal.value)}"
+            + (f"; {quote_text(folded[close[0]])} is there" if close else "")]
