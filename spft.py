@@ -928,11 +928,12 @@ def parse_config(arguments=None):
 
 def best_of_run(folder):
     """--model RUN means the candidate of that run directory that is best on validation."""
-    records = [lm.read_json(path) for path in Path(folder).glob("*/candidate.json")]
+    paths = sorted(Path(folder).glob("*/candidate.json"), key=lambda path: path.stat().st_mtime)
+    records = map(lm.read_json, paths)
     trained = [Candidate(**record) for record in records if record["parent"] != "-"]
     if not trained or (Path(folder) / "model.safetensors").exists():
         return folder
-    chosen = best(sorted(trained, key=lambda c: c.name))
+    chosen = best(trained)
     print(f"{folder} is a run; best on validation is its {chosen.name} (EX {chosen.ex:.1f})")
     return str(Path(folder) / chosen.name)
 

@@ -923,3 +923,17 @@ def test_queries_of_the_test_decide_nothing(spider, tmp_path, capsys):
     assert "3 of them are queries of test, by chance" in output
     write(spider / "val.json", [{"db_id": "pets", "question": "q", "query": s} for s in made[:3]])
     assert not set(made[:3]) & set(made_by_synth(spider, tmp_path / "c", capsys)[0])
+
+
+def test_examples_beside_a_file_count_and_need_no_name_for_the_only_database(tmp_path):
+    for name in ("shop", "other"):
+        with closing(sqlite3.connect(tmp_path / f"{name}.sqlite")) as db:
+            db.execute("CREATE TABLE t (a)")
+    examples = [{"question": "how many?", "sql": "SELECT COUNT(*) FROM t"},
+                {"db_id": "other", "question": "all?", "query": "SELECT * FROM t"}]
+    (tmp_path / "examples.json").write_text(json.dumps(examples))
+    found = Data(tmp_path / "shop.sqlite").examples("train")
+    assert [(e.db_id, e.question, e.query) for e in found] == [
+        ("shop", "how many?", "SELECT COUNT(*) FROM t")]
+    with pytest.raises(DataError, match="db_id"):             # of two databases each has a name
+        Data(tmp_path).examples("train")

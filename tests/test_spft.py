@@ -1708,3 +1708,80 @@ def test_the_likeliest_question_that_names_all_values_is_kept(capsys, monkeypatc
     assert [e.question for e in written] == ["each LION", "one with ion", "older"]
     assert [e.query for e in written] == [e.query for e in examples[:3]]
     assert "question unfinished 1, value not named 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words, hint", [
+    (["selfplay"], "write --stage selfplay"), (["how many animals"], "write --stage ask --db FILE"),
+    (["--stage", "sft", "eval"], "write --stage eval")])
+def test_a_stray_word_starts_no_training(cli, tmp_path, words, hint):
+    code, stdout, stderr = cli(*words, "--out", tmp_path / "run")
+    assert_one_line(code, stderr, hint)
+    assert not (tmp_path / "run").exists()
+
+
+def test_dashes_in_a_setting_are_underscores():
+    assert spft.parse_config(["--sft-epochs", "3", "--base-model=a-b"]) == Config(
+        sft_epochs=3.0, base_model="a-b")
+
+
+def test_a_run_as_the_model_is_its_best_candidate(finished, cli, world):
+    code, stdout, stderr = cli("--stage", "ask", "--model", finished.out, "--db", zoo(world),
+                               "how many animals")
+    assert (code, stderr) == (0, "")
+    chosen = spft.best([Candidate(**candidate(finished.out, name)) for name in LINE[1:]])
+    assert stdout.startswith(f"{finished.out} is a run; best on validation is its {chosen.name} ")
+
+
+def test_a_run_goes_on_elsewhere_and_with_settings_that_change_nothing(
+        finished, cli, idle, world, base, tmp_path):
+    out = shutil.copytree(finished.out, tmp_path / "moved")
+    data = shutil.copytree(world, tmp_path / "data of it")
+    model = shutil.copytree(base, tmp_path / "base of it")
+    code, stdout, stderr = cli("--stage", "selfplay", "--out", out, "--data", data, "--model",
+                               model, "--timeout", 9, "--decode_batch", 7)
+    assert (code, stderr) == (0, "")
+    assert results(out, "seconds") == results(finished.out, "seconds")
+
+
+def test_settings_of_a_stage_that_has_not_begun_may_change(finished, cli, tmp_path):
+    out = shutil.copytree(finished.out, tmp_path / "run")
+    for path in out.iterdir():
+        if path.is_dir() and path.name not in LINE[:-1]:
+            shutil.rmtree(path)
+    code, _, stderr = cli("--stage", "vbift", "--out", out, "--selfplay_lr", 3e-5)
+    assert (code, stderr) == (0, "")
+    code, _, stderr = cli("--stage", "vbift", "--out", out, "--vbift_lr", 3e-5)
+    assert_one_line(code, stderr, "--vbift_lr", "choose another --out")
+
+
+def test_a_part_of_a_split_is_scored_as_such(finished, cli, tmp_path):
+    code, stdout, stderr = cli("--stage", "eval", "--split", "test", "--limit", 3, "--model",
+                               finished.out / "sft", "--out", tmp_path)
+    assert (code, stderr) == (0, "") and "3 of test's questions: not a score" in stdout
+    assert len(rows(tmp_path / "eval-test-3" / "verdicts.jsonl")) == 3
+
+
+def test_the_page_of_a_run_opens_offline_and_holds_what_the_run_did(finished):
+    page = (finished.out / "report.html").read_text()
+    assert "http" not in page.replace("https", "http").split("<body")[0].replace("http-equiv", "")
+    for name in LINE:
+        row = f"{ex(finished, name):.1f}</td><td class=\"n\">{ex(finished, name, 'test'):.1f}"
+        assert row in page
+    assert page.count("<img") == 2 and "Synthetic pairs of vbift-2" in page
+    assert f"<h2>{candidate(finished.out, 'sft')['parent']} to sft on test: " in page
+    game = candidate(finished.out, "selfplay-1")["metrics"]["game"]
+    assert "One game of selfplay-1" in page and game["question"] in page
+    assert game["R"] == 1 and game["verdict"]
+    wrong = next(row for row in finished.pairs if not row["correct"])
+    assert (game["question"], game["opponent"]) == (wrong["question"], wrong["pred"])
+
+
+def test_a_line_a_step_is_kept(finished):
+    for name in ("sft", "vbift-1", "selfplay-1"):
+        kept = rows(finished.out / name / "metrics.jsonl")
+        assert [line["step"] for line in kept] == list(range(1, len(kept) + 1))
+        assert len(kept) == candidate(finished.out, name)["metrics"]["steps"]
+        assert all(line["gradient norm"] > 0 and line["tokens per second"] > 0
+                   and line["peak GB"] > 0 and line["log p of gold"] < 0 for line in kept)
+        wrong = [line for line in kept if "log p of wrong samples" in line]
+        assert bool(wrong) == (name == "selfplay-1")

@@ -120,7 +120,11 @@ class Data:
             raise DataError(f"{self.folder}: no {split}.json for the split {split!r}")
         records = [(f"{path}: example {index}", record) for path in files
                    for index, record in enumerate(_read_list(path))]
-        examples = [(place, _example(record, place, self._spelled)) for place, record in records]
+        alone = next(iter(self.own)) if len(self.own) == 1 else None
+        examples = [(place, _example(record, place, self._spelled, alone))
+                    for place, record in records]
+        if self.folder.is_file():               # others' examples may lie beside it
+            examples = [(place, e) for place, e in examples if e.db_id in self.own]
         return examples, "bird" if any("SQL" in record for _, record in records[:1]) else "spider"
 
     def _spelled(self, db_id):
@@ -208,9 +212,8 @@ class Data:
 
 
 def _split_files(folder, split):
-    """The files that hold a split's examples; none where the folder is a database alone."""
-    if folder.is_file():
-        return []
+    """The files that hold a split's examples, in a folder or beside a database file."""
+    folder = folder.parent if folder.is_file() else folder
     choices = SPLIT_FILES.get(split, ()) + ((f"{split}.json",), (f"{split}.jsonl",), (split,))
     for names in choices:
         files = [path for path in map(folder.joinpath, names) if path.is_file()]
@@ -219,8 +222,9 @@ def _split_files(folder, split):
     return [Path(split)] if Path(split).is_file() else []
 
 
-def _example(record, place, spelled):
-    """The Example in a record of any layout; spelled: gives a database's name as its folder's."""
+def _example(record, place, spelled, alone=None):
+    """The Example in a record of any layout; spelled: gives a database's name as its folder's;
+    alone: the only database, which then needs no name."""
     if not isinstance(record, dict):
         raise DataError(f"{place}: not a JSON object")
 
@@ -233,7 +237,7 @@ def _example(record, place, spelled):
         return value
 
     parsed = not isinstance(record.get("sql"), str)         # Spider's "sql" is a parsed query
-    return Example(spelled(text("db_id")), text("SpiderSynQuestion", "question"),
+    return Example(spelled(text("db_id", default=alone)), text("SpiderSynQuestion", "question"),
                    text("SQL", "query", default=None if parsed else record["sql"]),
                    text("evidence", default=""), text("difficulty", default=""))
 
