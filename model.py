@@ -430,7 +430,7 @@ class Transformer(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.recompute = False        # activation checkpointing: less memory, more time
+        self.recompute_above = math.inf   # tokens; activation checkpointing in larger batches
         self.adapter = None           # PEFT's settings of the LoRA adapter, if there is one
         self.model = Decoder(config)
         if not config.tie_word_embeddings:
@@ -462,7 +462,7 @@ class Transformer(nn.Module):
                 for w in set(self.config.windows)}
         for i, layer in enumerate(self.model.layers):
             masks = near[self.config.windows[i]]
-            if self.recompute and torch.is_grad_enabled():
+            if ids.numel() > self.recompute_above and torch.is_grad_enabled():
                 x = checkpoint(layer, x, rope, masks, use_reentrant=False)
             else:
                 x = layer(x, rope, masks, None if cache is None else cache.layer(i))
@@ -710,7 +710,7 @@ def copy_of(model, dtype=None):
     copy.load_state_dict({
         name: (p.full_tensor() if hasattr(p, "full_tensor") else p).to(dtype or p.dtype, copy=True)
         for name, p in model.state_dict().items()}, assign=True)
-    copy.recompute = model.recompute
+    copy.recompute_above = model.recompute_above
     return copy
 
 

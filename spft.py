@@ -366,7 +366,8 @@ class Config:
                           "resume with the same value", 1, 1024)
     bf16: int = option(1, "train in bfloat16 where that is faster; 0 = float32 everywhere", most=1)
     shard: int = option(0, "1 = under torchrun, shard one model over the GPUs (FSDP2)", most=1)
-    recompute: int = option(0, "1 = recompute activations: less memory, more time", most=1)
+    recompute: int = option(0, "1 = recompute all activations, not only those of rows longer than "
+                            "a micro-batch: less memory, more time", most=1)
     # Stage sft
     sft_epochs: float = option(None, "passes over the labelled pairs, both directions", kind=float)
     lr: float = option(None, "peak learning rate of SFT", kind=float)
@@ -957,7 +958,8 @@ def load_model(cfg, folder, train=False):
         model.adapter["base_model_name_or_path"] = str(folder)
     elif train and model.adapter and not cfg.lora:
         lm.merge_adapter(model)
-    model.recompute = bool(train and cfg.recompute)
+    if train:         # a row that is longer than a micro-batch must not take more memory than one
+        model.recompute_above = 0 if cfg.recompute else 1.25 * cfg.micro_tokens
     return lm.shard(model, cfg.device, bf16(cfg)) if train and cfg.shard else model
 
 

@@ -1785,3 +1785,16 @@ def test_a_line_a_step_is_kept(finished):
                    and line["peak GB"] > 0 and line["log p of gold"] < 0 for line in kept)
         wrong = [line for line in kept if "log p of wrong samples" in line]
         assert bool(wrong) == (name == "selfplay-1")
+
+
+def test_a_row_longer_than_a_micro_batch_recomputes_its_activations(base):
+    """Of what is kept for the backward, as much as of a row within the budget."""
+    kept = {}
+    for tokens in (16, 1024):
+        model = spft.load_model(Config(model=str(base), micro_tokens=tokens), str(base), train=True)
+        row, sizes = [([i % 50 + 1 for i in range(320)], 300)], []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x,
+                                                      lambda x: x):
+            lm.sequence_logprobs(model, lm.pack([row])).sum().backward()
+        kept[tokens] = sum(sizes)
+    assert kept[16] < kept[1024] / 3
