@@ -714,6 +714,13 @@ def copy_of(model, dtype=None):
     return copy
 
 
+@torch.no_grad()
+def copy_into(copies, params):
+    """Round parameters into their copies; nothing where these are the parameters themselves."""
+    if copies[0] is not params[0]:
+        torch._foreach_copy_(copies, params)
+
+
 # ---------------------------------------------------------------------------------------------
 # LoRA (Hu et al., arXiv 2106.09685), in PEFT's format: adapters come from and go to PEFT and vLLM
 

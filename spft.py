@@ -63,25 +63,24 @@ from data.benchmarks.splits import Splits
 from data.prompts.answers import sql_of_answer
 from data.prompts.pairs import Pair, chunked, micro_batches, packed_length, steps_of
 from data.prompts.prompts import FORMS, Prompts, text_values
-from data.prompts.schema_text import compact
-from data.report import files
-from data.report.ask import Asker
+from data.report.ask import Asker, voted
 from data.report.files import first_line, read_lines
 from data.report.page import write_page
 from data.report.progress import progress
-from data.report.resume import Kept, Training, forget
+from data.report.resume import Kept, Training, forget, write_json, write_lines
+from data.report.settings import (
+    FREE, SAID, best_of_run, by_size, group_of, option, parse_settings, refuse_changes)
 from data.report.tables import (
-    banner, counts, errors, percent, result_row, show_candidate, show_game, show_log_ratios,
-    show_overlap, show_players, show_table, show_winner)
-from data.report.settings import group_of, option, parse_settings
-from data.report.terminal import deferred, input_line, run_command
+    banner, counts, errors, log_ratios, numbered, percent, result_row, show_candidate, show_errors,
+    show_game, show_log_ratios, show_players, show_table, show_winner)
+from data.report.terminal import deferred, run_command
 from data.sql import normalise
 from data.synthesis.run import template_sources
 from data.synthesis.synthesize import synthesize
 from data.synthesis.templates import TemplatePool
 from model import (
     RANK, RANKS, join_ranks, leave_ranks, map_over_ranks, on_rank0, sum_over_ranks)
-from sqlexec import DataError, Verifier, majority_vote
+from sqlexec import DataError, Verifier
 
 HERE = Path(__file__).resolve().parent
 BASE = HERE / "data/base"
@@ -134,7 +133,7 @@ def run_sft(cfg, task, run):
     base = run.load("base") or run.add_candidate(task, load_model(cfg, cfg.model), "base")
     if run.load("sft") or not task.train:         # without labels the base stands in its place
         return [run.load("sft") or base]
-    banner(run.step("sft"), f"base -> sft on {len(task.train)} labelled pairs, both directions")
+    banner(numbered(cfg, "sft"), f"base -> sft on {len(task.train)} labelled pairs, both ways")
     rng, started = random.Random(f"{cfg.seed}/sft"), time.time()
     steps = steps_of(task.both_directions(task.train), cfg.sft_epochs, cfg.batch, rng)
     model, metrics = fit(load_model(cfg, base.folder, train=True), steps, SUPERVISED, cfg.lr,
@@ -156,7 +155,7 @@ def run_vbift(cfg, task, run):
 
 def vbift_round(cfg, task, run, round, parent):
     name = f"vbift-{round}"
-    banner(run.step(name), f"{parent.name} -> {name}")
+    banner(numbered(cfg, name, line_of(cfg)), f"{parent.name} -> {name}")
     rng, started = random.Random(f"{cfg.seed}/{name}"), time.time()
     earlier = [e for r in range(1, round) for e in run.synthetic(r)]
     made = synthesize_pairs(cfg, task, load_model(cfg, parent.folder), rng, cfg.synthetic,
@@ -227,6 +226,9 @@ def run_selfplay(cfg, task, run):
     return candidates
 
 
+SHOWN = 256              # pairs whose log p is taken before and after a round
+
+
 def line_of(cfg):
     """What the rounds of --loss are called."""
     return {"spft": "selfplay", "sft": "continued"}.get(cfg.loss, cfg.loss)
@@ -248,7 +250,7 @@ def players(loss, candidates):
 
 def selfplay_round(cfg, task, run, name, candidates):
     main, opponent = players(cfg.loss, candidates)
-    show_players(cfg, run.step(name), main, opponent, candidates)
+    show_players(cfg, numbered(cfg, name, line_of(cfg)), main, opponent, candidates)
     rng, started = random.Random(f"{cfg.seed}/play {name.rpartition('-')[2]}"), time.time()
     pairs, rows = sample_pairs(cfg, task, run, name, opponent, rng)       # the same for every loss
     steps = steps_of(pairs, cfg.selfplay_epochs, cfg.batch, rng)
@@ -340,16 +342,13 @@ class Config:
     data: str = option(str(HERE / "data/demo"), "benchmark folder in Spider's or BIRD's layout, "
                        "or your own .sqlite file or folder of them")
     model: str = option(str(BASE), "checkpoint folder or hub id to start from, or `random`")
-    base_model: str = option("", "base of an adapter in --model, a folder or hub id; by default "
-                             "what the adapter says")
-    out: str = option("runs/demo", "run directory; finished stages are skipped. ask: a .csv file "
-                      "for the rows")
+    base_model: str = option("", "base of an adapter in --model; by default what the adapter says")
+    out: str = option("runs/demo", "run directory; of ask, a .csv file for the rows")
     seed: int = option(0, "seeds weights, data order and samples", most=2**31 - 1)
     limit: int = option(0, "use at most so many examples of each split; 0 = all")
     bad_gold: str = option("stop", "a gold query that fails: stop, or skip the example")
     timeout: float = option(5.0, "seconds a query may run", 0.001, 86400)
-    schema: str = option("auto", "how prompts write a schema: compact, ddl (CREATE TABLE) or auto: "
-                         "ddl for chat checkpoints")
+    schema: str = option("auto", "a prompt's schema: compact, ddl, or auto: ddl for chat models")
     shots: int = option(0, "training questions with their SQL that open each prompt for SQL")
     cell_values: int = option(0, "values of each text column that prompts show")
     schema_budget: int = option(8000, "characters of a prompt's schema; more tables are cut", 1)
@@ -366,8 +365,7 @@ class Config:
                           "resume with the same value", 1, 1024)
     bf16: int = option(1, "train in bfloat16 where that is faster; 0 = float32 everywhere", most=1)
     shard: int = option(0, "1 = under torchrun, shard one model over the GPUs (FSDP2)", most=1)
-    recompute: int = option(0, "1 = recompute all activations, not only those of rows longer than "
-                            "a micro-batch: less memory, more time", most=1)
+    recompute: int = option(0, "1 = recompute all activations: less memory, more time", most=1)
     # Stage sft
     sft_epochs: float = option(None, "passes over the labelled pairs, both directions", kind=float)
     lr: float = option(None, "peak learning rate of SFT", kind=float)
@@ -399,18 +397,6 @@ CHOICES = {"stage": ("sft", "vbift", "selfplay", "eval", "ask"),
 GROUPS = {"stage": "any stage", "lora": "training", "sft_epochs": "stage sft",
           "rounds": "stage vbift", "loss": "stage selfplay", "split": "stages eval and ask"}
 
-# Settings that change nothing of what a run directory holds already.
-FREE = ("stage", "data", "model", "base_model", "out", "timeout", "decode_batch", "loss", "test",
-        "split", "db", "samples", "question")
-SAID = ("data", "model")       # but said there; their content decides
-# Settings whose defaults depend on the size of --model: up to so many millions of parameters.
-RECIPES = {
-    50: {"lora": 0, "sft_epochs": 5.0, "lr": 2e-3, "epochs": 2.5, "vbift_lr": 1e-3,
-         "selfplay_lr": 1e-4},
-    300: {"lora": 0, "sft_epochs": 1.0, "lr": 3e-4, "epochs": 0.5, "vbift_lr": 1e-4,
-          "selfplay_lr": 2e-5},
-    math.inf: {"lora": 16, "sft_epochs": 1.0, "lr": 2e-4, "epochs": 0.5, "vbift_lr": 1e-4,
-               "selfplay_lr": 5e-5}}
 
 
 def complete(cfg):
@@ -419,7 +405,7 @@ def complete(cfg):
     cfg = replace(cfg, model=best_of_run(cfg.model))
     shape = lm.ModelConfig.read(BASE if cfg.model == "random" else
                                 lm.base_folder(cfg.model, cfg.base_model))
-    recipe = next(r for most, r in RECIPES.items() if shape.parameters <= most * 1e6)
+    recipe = by_size(shape.parameters)
     if cfg.shard or cfg.stage in ("eval", "ask"):     # adapters are for training one model whole
         recipe = recipe | {"lora": 0}
     return replace(cfg, **{k: v for k, v in recipe.items() if getattr(cfg, k) is None})
@@ -432,10 +418,9 @@ def fit(model, steps, loss, lr, name, cfg, warmup=0.05, watch=None):
     """AdamW over steps (lists of chunks of Pairs) with linear warm-up and cosine decay to a tenth.
 
     Micro-batches of a small model on a CPU run side by side, a thread each, and their gradients are
-    added in order: results are reproducible.  All weights in float32 are trained through a copy in
-    bfloat16 where that is faster.  Returns the trained model, gathered if it was sharded, or that
-    copy, and its `training_metrics`.  Its state is kept in OUT/NAME/fit.state: the same call goes
-    on from there."""
+    added in order: results are reproducible.  All weights are trained through a bf16 copy where
+    that is faster.  Returns the trained model (that copy; gathered if sharded) and what is kept of
+    the training.  Its state is in OUT/NAME/fit.state: the same call goes on from there."""
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), weight_decay=0.01)
     # A sharded state is spread over the ranks: it is not kept.
@@ -461,7 +446,7 @@ def fit(model, steps, loss, lr, name, cfg, warmup=0.05, watch=None):
                                           pool.map if workers > 1 else map)
             norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
             optimizer.step()
-            copy_into(work, params)
+            lm.copy_into(work, params)
             optimizer.zero_grad(set_to_none=True)
             losses.append(values[0])
             tokens += size
@@ -478,13 +463,6 @@ def fit(model, steps, loss, lr, name, cfg, warmup=0.05, watch=None):
 def bf16(cfg):
     """Whether what is not trained, and each product of a training, is in bfloat16."""
     return bool(cfg.bf16) and lm.fast_bf16(torch.device(cfg.device))
-
-
-@torch.no_grad()
-def copy_into(copies, params):
-    """Round parameters into their copies; nothing where these are the parameters themselves."""
-    if copies[0] is not params[0]:
-        torch._foreach_copy_(copies, params)
 
 
 def step_gradients(model, chunks, loss, cfg, work, params, run):
@@ -566,20 +544,6 @@ def with_logprobs(model, pairs, name="opponent log-probs"):
     return [replace(pair, opponent=scored[id(pair)]) for pair in pairs]
 
 
-def log_ratios(now, pairs):
-    """Means over the first pairs: log p under main of gold and of wrong samples, and the margin of
-    Eq. 3 between their log-ratios to the opponent.  now: the pairs with main's log p."""
-    wrong = [(pair.opponent[1], pair.opponent[0] - pair.opponent[1]
-              - (before.opponent[0] - before.opponent[1]))
-             for pair, before in zip(now, pairs) if pair.R == 1]
-    sample, margin = map(fmean, zip(*wrong)) if wrong else (0.0, 0.0)
-    return {"gold": round(fmean(pair.opponent[0] for pair in now), 3),
-            "wrong sample": round(sample, 3), "margin": round(margin, 3)}
-
-
-SHOWN = 256              # pairs whose log p is taken before and after a round
-
-
 # ---------------------------------------------------------------------------------------------
 # The task: examples, prompts and verdicts over one data folder
 
@@ -623,8 +587,8 @@ class Task(Splits):
 
     def to_question(self, example):
         """Pair of a query and its question: the SQL-to-Text direction."""
-        return Pair(example.db_id, self.prompts.question(example),
-                    self.answer_ids(example.question))
+        prompt = self.prompts.question(example)
+        return Pair(example.db_id, prompt, self.answer_ids(example.question))
 
     def both_directions(self, examples):
         return [make(e) for e in examples for make in (self.to_sql, self.to_question)]
@@ -708,21 +672,11 @@ class Run:
             self.out.mkdir(parents=True, exist_ok=True)
             known = self.out / "config.json"
             if known.exists():
-                self.refuse_other_settings(lm.read_json(known), settings)
+                refuse_changes(self.out, lm.read_json(known), settings,
+                               partial(group_of, Config, GROUPS))
             write_json(known, settings)
         except OSError as error:
             raise DataError(f"--out {cfg.out}: {error.strerror}") from None
-
-    def refuse_other_settings(self, before, now):
-        made = {path.name.partition("-")[0] for path in self.out.iterdir() if path.is_dir()}
-        late = {"stage sft": not made - {"base"}, "stage vbift": not made - {"base", "sft"},
-                "stage selfplay": not made - {"base", "sft", "vbift"}}    # nothing depends on these
-        for key in (now.keys() & before.keys()) - set(SAID):
-            more = key in ("rounds", "selfplay_rounds") and now[key] > before[key]
-            if before[key] != now[key] and not more and not late.get(
-                    group_of(Config, GROUPS, key)):
-                raise DataError(f"--out {self.out} was made with {'--' * (' ' not in key)}{key} "
-                                f"{before[key]}, not {now[key]}: choose another --out")
 
     def load(self, name):
         """The Candidate of that name, or None where its round is not finished."""
@@ -731,13 +685,6 @@ class Run:
             return None
         found = Candidate(**lm.read_json(record))
         return found if name == "base" else replace(found, folder=str(self.out / name))
-
-    def step(self, name):
-        """A candidate's name with its place in the plan of --stage: [2/6] sft."""
-        cfg, stages = self.cfg, CHOICES["stage"].index(self.cfg.stage)
-        plan = ["base", "sft"] + [f"vbift-{r + 1}" for r in range(cfg.rounds)] * (stages > 0)
-        plan += [f"{line_of(cfg)}-{r + 1}" for r in range(cfg.selfplay_rounds)] * (stages > 1)
-        return f"[{plan.index(name) + 1}/{len(plan)}] {name}" if name in plan else name
 
     def everyone(self):
         """All finished Candidates: the main line in order, then the baselines."""
@@ -787,7 +734,7 @@ class Run:
         if parent:
             on_rank0(save)
         else:
-            banner(self.step(name), f"{self.cfg.model} as it is")
+            banner(numbered(self.cfg, name, line_of(self.cfg)), f"{self.cfg.model} as it is")
         rows = self.score(task, model, name, "val")
         candidate = Candidate(name, parent.name if parent else "-",
                               str(folder) if parent else self.cfg.model, percent(rows),
@@ -816,14 +763,6 @@ def answer_rows(task, examples, samples, split="train"):
             for e, s, v in zip(examples, samples, task.verdicts(examples, samples, split))]
 
 
-def write_json(path, value):
-    on_rank0(lambda: files.write_json(path, value))
-
-
-def write_lines(path, rows):
-    on_rank0(lambda: files.write_lines(path, rows))
-
-
 # ---------------------------------------------------------------------------------------------
 # Stage eval: one checkpoint on one split
 
@@ -846,15 +785,6 @@ def run_eval(cfg, task):
     on_rank0(lambda: forget(task.unfinished))
 
 
-def voted(task, examples, texts, n):
-    """Of the n answers to each example the one that wins the vote; n = 1: the answers."""
-    if n == 1:
-        return texts
-    results = task.run([task.job(e, text) for e, text in
-                        zip((e for e in examples for _ in range(n)), texts)])
-    return [majority_vote(texts[i:i + n], results[i:i + n])[0] for i in range(0, len(texts), n)]
-
-
 # ---------------------------------------------------------------------------------------------
 # Stage ask: a database of one's own
 
@@ -875,15 +805,8 @@ def run_ask(cfg, tokenizer, verifier):
                                                  temperature, n, cfg.seed)]
 
     ask = Asker(task, db_id, sample, cfg.samples, cfg.out if cfg.out.endswith(".csv") else "")
-    if cfg.question:
-        return ask(cfg.question)
-    print(f"{compact(task.data.schema(db_id))}\nAsk, or leave with an empty line.")
-    while question := input_line("? "):
-        ask(question)
+    return ask(cfg.question) if cfg.question else ask.converse()
 
-
-# ---------------------------------------------------------------------------------------------
-# What a person sees of a run
 
 def report(cfg, task, run, stage):
     """Run the stage, score test once for every candidate, print the table, write results.json."""
@@ -901,10 +824,9 @@ def report(cfg, task, run, stage):
     if task.prompts.dropped:
         print(f"  of schemas over the budget, prompts left out: {counts(task.prompts.dropped)}")
     if len(splits) > 1:
-        rows = run.score(task, None, last.name, "test")
-        print(f"  wrong answers of {last.name} on test: {errors(rows)}")
-        show_overlap(rows, [e.query for c in run.of_stage("vbift")
-                            for e in run.synthetic(c.name.partition("-")[2])], last.name)
+        made = [e.query for c in run.of_stage("vbift")
+                for e in run.synthetic(c.name.partition("-")[2])]
+        show_errors(run.score(task, None, last.name, "test"), made, last.name)
     print(f"  report: {on_rank0(lambda: str(write_page(run.out)))}")
     show_winner(best(run.everyone()), task.val_source)
 
@@ -915,10 +837,6 @@ def report(cfg, task, run, stage):
 def parse_config(arguments=None):
     """Config from the command line; a wrong word ends in one clear line and exit code 2."""
     cfg = parse_settings(Config, CHOICES, GROUPS, __doc__.split("\n")[0], arguments)
-    if cfg.question and cfg.stage != "ask":
-        raise DataError(f"{cfg.question!r} stands alone: for a " + (
-            f"stage write --stage {cfg.question}" if cfg.question in CHOICES["stage"] else
-            "question write --stage ask --db FILE"))
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise DataError("--device cuda: torch finds no GPU here")
     if cfg.shard and (RANKS == 1 or cfg.lora):
@@ -927,24 +845,10 @@ def parse_config(arguments=None):
     return cfg
 
 
-def best_of_run(folder):
-    """--model RUN means the candidate of that run directory that is best on validation."""
-    paths = sorted(Path(folder).glob("*/candidate.json"), key=lambda path: path.stat().st_mtime)
-    records = map(lm.read_json, paths)
-    trained = [Candidate(**record) for record in records if record["parent"] != "-"]
-    if not trained or (Path(folder) / "model.safetensors").exists():
-        return folder
-    chosen = best(trained)
-    print(f"{folder} is a run; best on validation is its {chosen.name} (EX {chosen.ex:.1f})")
-    return str(Path(folder) / chosen.name)
-
-
 def load_model(cfg, folder, train=False):
-    """The model of a candidate's folder, or random weights of the embedded base model's shape.
-
-    Under --lora it is the first base model with the candidate's adapter, or a new one to train: one
-    adapter is trained on through all stages, but for that of random weights, which are in no
-    folder.  What is not trained is in bfloat16 where that is fast."""
+    """The model of a candidate's folder, or random weights of the embedded base model's shape; with
+    --lora the base with one adapter that all stages train on (random weights are in no folder: each
+    stage adapts the last candidate).  What is not trained is in bf16 where that is fast."""
     dtype = torch.bfloat16 if bf16(cfg) and (cfg.lora or not train) else torch.float32
     device = "cpu" if train and cfg.shard else cfg.device       # from there each takes its share
     adapter = Path(folder) / "adapter"

@@ -37,7 +37,8 @@ from data.prompts.pairs import Pair, micro_batches, packed_length, steps_of
 from data.prompts.prompts import question_prompt, sql_prompt
 from data.prompts.schema_text import compact
 from data.report import resume
-from data.report.tables import errors, interval, percent, show_log_ratios, show_result
+from data.report.tables import (
+    errors, interval, log_ratios, percent, show_log_ratios, show_result)
 from data.report.terminal import Stopped, stoppable
 from data.sql import normalise
 from data.synthesis.run import run_synth
@@ -879,9 +880,9 @@ def test_a_round_keeps_who_played_and_what_it_did_to_log_p(finished):
 
 def test_log_ratios_of_the_opponent_itself_have_no_margin():
     pairs = [Pair("d", [], [], [], (-2.0, -3.0), R=1.0), Pair("d", [], [], [], (-4.0, -9.0))]
-    assert spft.log_ratios(pairs, pairs) == {"gold": -3.0, "wrong sample": -3.0, "margin": 0.0}
+    assert log_ratios(pairs, pairs) == {"gold": -3.0, "wrong sample": -3.0, "margin": 0.0}
     now = [spft.replace(pair, opponent=(pair.opponent[0] + 1, -5.0)) for pair in pairs]
-    assert spft.log_ratios(now, pairs) == {"gold": -2.0, "wrong sample": -5.0, "margin": 3.0}
+    assert log_ratios(now, pairs) == {"gold": -2.0, "wrong sample": -5.0, "margin": 3.0}
 
 
 def test_an_alarm_where_gold_becomes_less_likely(capsys):
@@ -910,8 +911,7 @@ def test_best_plays_weakest(monkeypatch, loss, opponent):
     candidates = [Candidate(name, "-", "", ex) for name, ex in
                   (("mean", 40.0), ("weak", 10.0), ("strong", 70.0), ("fair", 55.0))]
     with pytest.raises(Stop):
-        spft.selfplay_round(Config(loss=loss), None, SimpleNamespace(step=str), "play-1",
-                            candidates)
+        spft.selfplay_round(Config(loss=loss), None, None, "play-1", candidates)
     assert met == ["strong", opponent]
 
 
@@ -1728,7 +1728,9 @@ def test_a_run_as_the_model_is_its_best_candidate(finished, cli, world):
     code, stdout, stderr = cli("--stage", "ask", "--model", finished.out, "--db", zoo(world),
                                "how many animals")
     assert (code, stderr) == (0, "")
-    chosen = spft.best([Candidate(**candidate(finished.out, name)) for name in LINE[1:]])
+    made = sorted(finished.out.glob("*/candidate.json"), key=lambda path: path.stat().st_mtime)
+    chosen = spft.best([Candidate(**json.loads(path.read_text())) for path in made
+                        if path.parent.name != "base"])
     assert stdout.startswith(f"{finished.out} is a run; best on validation is its {chosen.name} ")
 
 

@@ -10,8 +10,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from data.benchmarks.reader import Example
+from data.prompts.schema_text import compact
 from data.report.files import whole
 from data.report.tables import show_result
+from data.report.terminal import input_line
 from data.sql import (
     Between, Binary, Column, In, Literal, SQLError, parse, quote_text, resolve, walk)
 from sqlexec import majority_vote
@@ -50,6 +52,12 @@ class Asker:
             print(f"  {len(result.rows)} rows written to {self.out}")
         return int(result.status != "ok")
 
+    def converse(self):
+        """Answer what a person types, until an empty line."""
+        print(f"{compact(self.task.data.schema(self.db_id))}\nAsk, or leave with an empty line.")
+        while question := input_line("? "):
+            self(question)
+
     def answer(self, example):
         """(SQL, Result, notes): the greedy answer, the first sample that runs where that fails, or
         what most samples return."""
@@ -71,6 +79,15 @@ class Asker:
 
     def run(self, example, texts):
         return self.task.run([self.task.job(example, text) for text in texts])
+
+
+def voted(task, examples, texts, n):
+    """Of the n answers to each example the one that wins the vote; n = 1: the answers."""
+    if n == 1:
+        return texts
+    results = task.run([task.job(e, text) for e, text in
+                        zip((e for e in examples for _ in range(n)), texts)])
+    return [majority_vote(texts[i:i + n], results[i:i + n])[0] for i in range(0, len(texts), n)]
 
 
 # ---------------------------------------------------------------------------------------------

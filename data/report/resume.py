@@ -14,6 +14,7 @@ from functools import partial
 
 import torch
 
+from data.report import files
 from data.report.files import whole, write_text
 from data.report.terminal import Stopped
 from model import RANK, RANKS, map_over_ranks, on_rank0, sum_over_ranks
@@ -141,6 +142,14 @@ def peak_memory(device):
     used = (torch.cuda.max_memory_allocated() if device.type == "cuda" else
             1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     return round(used / 2 ** 30, 2)
+
+
+def write_json(path, value):
+    on_rank0(lambda: files.write_json(path, value))
+
+
+def write_lines(path, rows):
+    on_rank0(lambda: files.write_lines(path, rows))
 
 
 class Kept:

@@ -3,13 +3,17 @@
     option(default, text, ...)              a setting
     parse_settings(Settings, ...)           an instance from the command line
     group_of(Settings, groups, name)        the group that a setting belongs to
+    RECIPES, by_size(parameters)            what nobody set
+    refuse_changes(out, before, now, ...)   of settings that something depends on
 """
 
 import argparse
+import json
 import math
 import re
 import sys
 from dataclasses import field, fields
+from pathlib import Path
 
 from data.report.terminal import fail
 from sqlexec import DataError
@@ -43,6 +47,10 @@ def parse_settings(Settings, choices, groups, description, arguments=None):
         if isinstance(value, (int, float)) and not (low <= value <= high and math.isfinite(value)):
             raise DataError(f"--{f.name} {value}: " + (
                 f"choose from {low} to {high}" if high < math.inf else f"{low} or more"))
+    if (word := found["question"]) and found["stage"] != "ask":
+        raise DataError(f"{word!r} stands alone: for a " + (
+            f"stage write --stage {word}" if word in choices["stage"] else
+            "question write --stage ask --db FILE"))
     return Settings(**found)
 
 
@@ -51,3 +59,48 @@ def group_of(Settings, groups, name):
     names = [f.name for f in fields(Settings)]
     before = names[:names.index(name) + 1] if name in names else []
     return next((groups[n] for n in reversed(before) if n in groups), "")
+
+
+# Settings that change nothing of what a run directory holds already.
+FREE = ("stage", "data", "model", "base_model", "out", "timeout", "decode_batch", "loss", "test",
+        "split", "db", "samples", "question")
+SAID = ("data", "model")       # but said there; their content decides
+# Settings whose defaults depend on the size of --model: up to so many millions of parameters.
+RECIPES = {
+    50: {"lora": 0, "sft_epochs": 5.0, "lr": 2e-3, "epochs": 2.5, "vbift_lr": 1e-3,
+         "selfplay_lr": 1e-4},
+    300: {"lora": 0, "sft_epochs": 1.0, "lr": 3e-4, "epochs": 0.5, "vbift_lr": 1e-4,
+          "selfplay_lr": 2e-5},
+    math.inf: {"lora": 16, "sft_epochs": 1.0, "lr": 2e-4, "epochs": 0.5, "vbift_lr": 1e-4,
+               "selfplay_lr": 5e-5}}
+
+
+def best_of_run(folder):
+    """--model RUN means the candidate of that run directory that is best on validation, of equals
+    the newest; any other folder means itself."""
+    paths = sorted(Path(folder).glob("*/candidate.json"), key=lambda path: path.stat().st_mtime)
+    records = [json.loads(path.read_text()) for path in reversed(paths)]
+    trained = [record for record in records if record["parent"] != "-"]
+    if not trained or (Path(folder) / "model.safetensors").exists():
+        return folder
+    chosen = max(trained, key=lambda record: record["ex"])
+    print(f"{folder} is a run; best on validation is its {chosen['name']} (EX {chosen['ex']:.1f})")
+    return str(Path(folder) / chosen["name"])
+
+
+def by_size(parameters):
+    """The settings of a checkpoint of that many parameters."""
+    return next(recipe for most, recipe in RECIPES.items() if parameters <= most * 1e6)
+
+
+def refuse_changes(out, before, now, group):
+    """DataError where a run directory was made with other settings, and something in it depends on
+    them.  before, now: {setting: value}; group(name): the group of a setting."""
+    made = {path.name.partition("-")[0] for path in out.iterdir() if path.is_dir()}
+    late = {"stage sft": not made - {"base"}, "stage vbift": not made - {"base", "sft"},
+            "stage selfplay": not made - {"base", "sft", "vbift"}}        # nothing depends on these
+    for key in (now.keys() & before.keys()) - set(SAID):
+        more = key in ("rounds", "selfplay_rounds") and now[key] > before[key]
+        if before[key] != now[key] and not more and not late.get(group(key)):
+            raise DataError(f"--out {out} was made with {'--' * (' ' not in key)}{key} "
+                            f"{before[key]}, not {now[key]}: choose another --out")

@@ -15,6 +15,15 @@ def banner(name, text):
     print(f"\n== {name}: {text}", flush=True)
 
 
+def numbered(cfg, name, line="selfplay"):
+    """A candidate's name with its place in the plan of --stage: [2/6] sft.  line: what the rounds
+    of --loss are called."""
+    stage = ("sft", "vbift", "selfplay").index(cfg.stage)
+    plan = ["base", "sft"] + [f"vbift-{r + 1}" for r in range(cfg.rounds)] * (stage > 0)
+    plan += [f"{line}-{r + 1}" for r in range(cfg.selfplay_rounds)] * (stage > 1)
+    return f"[{plan.index(name) + 1}/{len(plan)}] {name}" if name in plan else name
+
+
 def counts(counter):
     most_first = sorted(counter.items(), key=lambda pair: (-pair[1], pair[0]))
     return ", ".join(f"{key} {n}" for key, n in most_first if n) or "none"
@@ -102,6 +111,17 @@ def show_game(rows, pairs, before, after):
     return game
 
 
+def log_ratios(now, pairs):
+    """Means over the first pairs: log p under main of gold and of wrong samples, and the margin of
+    Eq. 3 between their log-ratios to the opponent.  now: the pairs with main's log p."""
+    wrong = [(pair.opponent[1], pair.opponent[0] - pair.opponent[1]
+              - (before.opponent[0] - before.opponent[1]))
+             for pair, before in zip(now, pairs) if pair.R == 1]
+    sample, margin = map(fmean, zip(*wrong)) if wrong else (0.0, 0.0)
+    return {"gold": round(fmean(pair.opponent[0] for pair in now), 3),
+            "wrong sample": round(sample, 3), "margin": round(margin, 3)}
+
+
 def show_log_ratios(before, after):
     """What a round did to log p: of gold SQL it should not fall, of wrong samples it should."""
     print("  log p before and after: " + "; ".join(
@@ -138,8 +158,9 @@ def show_winner(winner, source):
           f"{winner.folder} --db FILE)")
 
 
-def show_overlap(rows, synthetic, name):
-    """How much of test the synthetic pool reaches, and EX on what it does not."""
+def show_errors(rows, synthetic, name):
+    """What went wrong on test; how much of it the synthetic pool reaches, and EX on the rest."""
+    print(f"  wrong answers of {name} on test: {errors(rows)}")
     pools = zip(*map(plain_and_masked, synthetic)) if synthetic else ((), ())
     for i, (key, known) in enumerate(zip(("query", "query but for its values"), map(set, pools))):
         rest = [row for row in rows if plain_and_masked(row["gold"])[i] not in known]
