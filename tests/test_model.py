@@ -1017,6 +1017,23 @@ def test_attention_in_blocks_and_in_steps_is_torchs_attention(T):
     torch.testing.assert_close(half.float(), right[0], rtol=0.05, atol=0.05)
 
 
+def test_large_biases_of_keys_cost_bf16_attention_nothing():
+    """Values and gradients of keys that lie around 30 are as near as those of keys around 0."""
+    torch.manual_seed(0)
+    q, k, v, up = (torch.randn(1, n, 40, 16) for n in (4, 2, 2, 4))
+    mask = lm.added(torch.ones(1, 1, 40, 40).bool().tril(), 0, None, None, torch.float32)
+    far = []
+    for shift in (0, 30):
+        found = []
+        for dtype in (torch.float32, torch.bfloat16):
+            parts = [x.bfloat16().to(dtype).requires_grad_() for x in (q, k + shift, v)]
+            out = lm.attend(*parts, mask.to(dtype))
+            found.append([x.float() for x in
+                          (out, *torch.autograd.grad((out * up.to(dtype)).sum(), parts))])
+        far.append([(a - b).norm() / a.norm() for a, b in zip(*found)])
+    assert all(b < 2 * a + 0.01 for a, b in zip(*far)), far
+
+
 # ---------------------------------------------------------------------------------------------
 # Generation
 

@@ -61,7 +61,8 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.started -= state["seconds"]
         losses = list(state["losses"].to(self.params[0].device))
-        cut(self.path.with_name("metrics.jsonl"), len(losses))
+        if self.noting:
+            cut(self.path.with_name("metrics.jsonl"), len(losses))
         print(f"  {self.path.parent.name} goes on at step {len(losses) + 1} of {self.n}")
         return losses, state["tokens"]
 

@@ -3,11 +3,14 @@
     pip install torch transformers peft
     python tests/goldens/make.py            writes the folders, the logits and the rendered prompts
     python tests/goldens/make.py --check    the way back: what model.py saves, read by transformers
+    python tests/goldens/make.py real       real_models.json: ids and logits of real checkpoints,
+                                            in folders of SPFT_MODELS, else ../models
 
 The tests read the files only; neither library is needed to run them.
 """
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -22,7 +25,10 @@ from safetensors.torch import load_file, save_file
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 import model as lm                                                        # noqa: E402
+from data.benchmarks.reader import Data                                   # noqa: E402
 from data.pretraining.tokenizer import train_tokenizer                    # noqa: E402
+from data.prompts.prompts import question_prompt, sql_prompt              # noqa: E402
+from data.prompts.schema_text import ddl                                  # noqa: E402
 
 LENGTHS = (23, 40, 7)                 # of the rows of the ragged batch
 SIZES = dict(vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
@@ -75,6 +81,25 @@ MORE = ("<think>", "</think>", "<tool_call>", "\n\n\n", "\u00fc")
 TEXTS = ("singer(singer_id number key, name text)\nquestion: How many singers are there?\nsql:\n",
          "  \u00fcber <b>'Zo\u00eb' & \"\u4e2d\u6587\"</b>?\n\n\n\t x < 3 AND y <> '[a]' "
          "{{ bos_token }} \n ")
+
+MODELS = Path(os.environ.get("SPFT_MODELS") or HERE.parents[2] / "models")
+# name: precision; in float32 the largest needs more memory than many machines have
+REAL = {"smollm2-135m": "float32", "qwen2.5-coder-0.5b": "float32",
+        "qwen2.5-coder-1.5b": "bfloat16"}
+REAL_TEXTS = (
+    "SELECT T1.name, COUNT(*) FROM singer AS T1 JOIN concert AS T2 ON T1.id = T2.singer_id "
+    "GROUP BY T1.name HAVING COUNT(*) >= 2 ORDER BY T1.age DESC LIMIT 1",
+    'CREATE TABLE "Order Details" (\n  order_id INTEGER,\n  price REAL, -- in \u20ac\n'
+    "  PRIMARY KEY (order_id)\n);\n",
+    "WHERE name LIKE '%O''Brien_%' AND x <> -1.5e-3 OR y != 0x1F",
+    "  two spaces before,   three between, and some behind   ", "\tif (x) {\n\t\treturn\t1;\n\t}\n",
+    "one\n\ntwo\r\n\r\n\n three \n \n  four\n", "0 7 42 1999 20240131 3.14159 1,234,567 1_000",
+    "I'll say they've DON'T, we'RE sure it's Zo\u00eb's", "\u00fcber stra\u00dfe na\u00efve \u0130",
+    "e\u0301 and \u00e9, \u212b and \ufb01: composed or not", "\u4e2d\u6587\u67e5\u8be2\uff0c"
+    "\u65e5\u672c\u8a9e \u0440\u0443\u0441\u0441\u043a\u0438\u0439 \u0627\u0644 \u0967\u0968\u0969",
+    "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2192 \u00a0 \u2003 a\u0000b",
+    "snake_case.camelCase")
+REAL_ANSWER = "SELECT COUNT(*) FROM member WHERE city = 'Oslo'"
 
 
 def randomise(model, seed):
@@ -173,6 +198,58 @@ def make_prompts():
     (HERE / "prompts.json").write_text(json.dumps(made) + "\n")
 
 
+def real_prompts():
+    """Texts of three prompts, as training and asking write them, on a database of the demo."""
+    schema = Data(HERE.parents[1] / "data/demo").schema("library")
+    question = "How many members live in Oslo?"
+    return [sql_prompt(schema, question, [("member", "city", "Oslo")], ddl, chat=True),
+            question_prompt(schema, REAL_ANSWER, ddl, chat=True),
+            sql_prompt(schema, question, [], chat=True, shots=[
+                ("What is na\u00efve?", "SELECT price FROM t WHERE kind = 'na\u00efve'")])]
+
+
+def make_real():
+    """real_models.json: texts, and what transformers makes of them with each model."""
+    prompts = real_prompts()
+    made = {"texts": REAL_TEXTS, "prompts": prompts, "answer": REAL_ANSWER, "models": {}}
+    for name, dtype in REAL.items():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(MODELS / name)
+        chats = [tokenizer.apply_chat_template([{"role": "user", "content": text}],
+                                               add_generation_prompt=True)["input_ids"]
+                 for text in prompts]
+        answer = tokenizer.encode(REAL_ANSWER, add_special_tokens=False) + [tokenizer.eos_token_id]
+        logits = answer_logits(MODELS / name, dtype, chats[0], answer)
+        top = logits[0].topk(10)
+        logp = logits.log_softmax(-1)[range(len(answer)), answer].sum()
+        made["models"][name] = {
+            "dtype": dtype,
+            "ids": [tokenizer.encode(text, add_special_tokens=False) for text in REAL_TEXTS],
+            "prompts": chats, "answer": answer, "top": top.indices.tolist(),
+            "logits": [round(x, 5) for x in top.values.tolist()],
+            "mean": round(float(logits[0].mean()), 5), "std": round(float(logits[0].std()), 5),
+            "logp": round(float(logp), 5)}
+        print(f"{name}: largest logit {top.values[0]:.2f}, log p of the answer {logp:.3f}")
+    (HERE / "real_models.json").write_text(json.dumps(made) + "\n")
+
+
+@torch.no_grad()
+def answer_logits(folder, dtype, prompt, answer):
+    """Logits (len(answer), V) that predict each token of an answer, in float32."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    ids = torch.tensor([prompt + answer[:-1]])
+    return model.eval()(ids, logits_to_keep=len(answer)).logits[0].float()
+
+
+def check_real(name):
+    """Load a real model with model.py, save, read with transformers: the logits of the golden."""
+    known = json.loads((HERE / "real_models.json").read_text())["models"][name]
+    with tempfile.TemporaryDirectory() as folder:
+        lm.save_pretrained(lm.load_pretrained(MODELS / name, dtype=torch.bfloat16), folder)
+        logits = answer_logits(folder, known["dtype"], known["prompts"][0], known["answer"])[0]
+    print(f"{name}: saved and read by transformers, logits differ by at most "
+          f"{(logits[known['top']] - torch.tensor(known['logits'])).abs().max():.1e}")
+
+
 def check(name):
     """Load with model.py, save, read with transformers: the logits of the golden."""
     expected = load_file(HERE / name / "expected.safetensors")
@@ -201,6 +278,8 @@ def check_adapter(name):
 if __name__ == "__main__":
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    if sys.argv[1:] == ["real"]:
+        sys.exit(make_real())
     if sys.argv[1:] != ["--check"]:
         make_prompts()
         for seed, name in enumerate(CASES):
@@ -211,3 +290,8 @@ if __name__ == "__main__":
         check(name)
     for name in ADAPTERS:
         check_adapter(name)
+    for name in REAL:
+        if (MODELS / name).exists():
+            check_real(name)
+        else:
+            print(f"{name}: not checked, {MODELS / name} is missing")
