@@ -47,6 +47,7 @@ from safetensors.torch import save_file
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from sqlexec import DataError
@@ -228,6 +229,8 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
 
     def forward(self, x):
+        if x.is_cuda:                     # one kernel
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return Normalised.apply(x, self.weight, self.eps)
 
 
@@ -320,7 +323,7 @@ def attend(q, k, v, mask):
     K, keys = k.shape[1:3]
     if T == 1:             # decoding: the heads of a group take the place of T, no key is copied
         return F.scaled_dot_product_attention(q.view(B, K, H // K, E), k, v, mask).view(B, H, 1, E)
-    if q.is_cuda:          # its fused kernels take a mask or grouped heads, not both
+    if q.is_cuda:          # its fused kernel takes a mask or grouped heads, not both
         k, v = k.repeat_interleave(H // K, 1), v.repeat_interleave(H // K, 1)
         return F.scaled_dot_product_attention(q, k, v, mask)
     size = BLOCK if T == keys else keys
@@ -334,6 +337,10 @@ def attend(q, k, v, mask):
 
 
 BLOCK = 192                           # queries in a block on a CPU
+
+# A GPU takes the memory-efficient kernel.  cuDNN's, which torch prefers on an H100, gives NaN as a
+# gradient with some masks and lengths (pytorch issue 196678).
+torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class BlockAttention(torch.autograd.Function):
@@ -434,6 +441,7 @@ class Transformer(nn.Module):
         self.config = config
         self.recompute_above = math.inf   # tokens; activation checkpointing in larger batches
         self.adapter = None           # PEFT's settings of the LoRA adapter, if there is one
+        self.caches = None            # of the generate() calls in a `sampling` block
         self.model = Decoder(config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -500,10 +508,12 @@ INDEX = "model.safetensors.index.json"
 
 
 def local_folder(name):
-    """The folder `name` if it exists, else the local copy of that model of the Hugging Face hub,
-    downloaded if necessary."""
+    """The folder `name` if it exists, of a candidate kept as adapter alone that adapter's; else
+    the local copy of that model of the Hugging Face hub, downloaded if necessary."""
     if Path(name).exists() or str(name).count("/") != 1:
-        return Path(name)
+        adapter = Path(name) / "adapter"
+        alone = adapter.exists() and not (Path(name) / "config.json").exists()
+        return adapter if alone else Path(name)
     try:
         return Path(huggingface_hub.snapshot_download(
             str(name), allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
@@ -528,7 +538,7 @@ def base_folder(name, base=""):
 def load_pretrained(name, device="cpu", dtype=torch.float32, base=""):
     """Transformer from a Hugging Face folder or hub id, built on meta and filled tensor by tensor;
     from a PEFT adapter's folder, its base model (see base_folder) with the adapter loaded but not
-    merged.
+    merged.  dtype: None = as stored.
 
     DataError for a missing, broken or unsupported checkpoint, naming the file and the tensor."""
     folder = local_folder(name)
@@ -548,7 +558,9 @@ def load_pretrained(name, device="cpu", dtype=torch.float32, base=""):
 
 
 def read_tensors(path, device):
-    """(key, tensor) of each tensor in a safetensors file."""
+    """(key, tensor) of each tensor in a safetensors file; on a CPU they are memory-mapped."""
+    if str(device) == "cuda":         # safetensors takes it for GPU 0, whatever this rank's is
+        device = f"cuda:{torch.cuda.current_device()}"
     try:
         with safe_open(path, framework="pt", device=str(device)) as tensors:
             for key in tensors.keys():
@@ -598,9 +610,12 @@ def save_pretrained(model, folder, dtype=None):
     """Write config.json and model.safetensors; transformers, PEFT and vLLM read the folder.
 
     Adapters are merged into the weights.  dtype: of the saved weights, None = unchanged."""
-    tensors = {k: v for k, v in model.state_dict().items() if ".lora_" not in k}
-    tensors.update({f"{name}.weight": layer.merged() for name, layer in lora_layers(model)})
-    tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in tensors.items()}
+    adapted, tensors = dict(lora_layers(model)), {}
+    for key, value in model.state_dict().items():         # to the CPU one by one
+        name, _, leaf = key.rpartition(".")
+        if ".lora_" not in key:
+            value = adapted[name].merged() if name in adapted and leaf == "weight" else value
+            tensors[key] = value.detach().to("cpu", dtype).contiguous()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(tensors, folder / "model.safetensors")
@@ -652,7 +667,9 @@ def join_ranks(device):
     if RANKS > 1:
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+            timeout=datetime.timedelta(days=1))          # torchrun ends the ranks when one dies
         if RANK:
             sys.stdout = open(os.devnull, "w")
 
@@ -679,23 +696,45 @@ def on_rank0(work):
     return result[0]
 
 
-def sum_over_ranks(tensors):
-    """All-reduce: sum each tensor over the ranks, in place."""
-    for tensor in tensors if RANKS > 1 else ():
-        distributed.all_reduce(tensor)
+def sum_over_ranks(tensors, most=2 ** 26):
+    """All-reduce: sum each tensor over the ranks, in place; `most` numbers at a time."""
+    tensors, flat = list(tensors) if RANKS > 1 else [], []
+    while tensors:
+        flat.append(tensors.pop(0))
+        if not tensors or tensors[0].dtype != flat[0].dtype or sum(t.numel() for t in flat) > most:
+            total = torch.cat([t.flatten() for t in flat])
+            distributed.all_reduce(total)
+            torch._foreach_copy_(flat, [part.view_as(t) for t, part in zip(
+                flat, total.split([t.numel() for t in flat]))])
+            flat = []
+
+
+def cpus():
+    """The cores that this process may use: not all of the host's, in a container."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, int(quota) // int(period)))
+    except (OSError, ValueError):                        # no such file, or "max 100000"
+        return count
 
 
 def cpus_per_rank():
-    """How many worker processes a rank may start: this machine's cores over its local ranks."""
-    return max(1, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    """How many worker processes a rank may start: its cores over its machine's ranks."""
+    return max(1, cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def shard(model, device, half=False):
-    """Shard weights, gradients and optimizer states over the ranks with FSDP2; a layer's weights
-    are gathered only while it computes, in bfloat16 if `half`."""
+    """Shard weights, gradients and optimizer states over the ranks with FSDP2, in float32; a
+    layer's weights are gathered only while it computes, in bfloat16 if `half`.
+
+    The model lies on the CPU: a layer at a time is cast, moved and cut."""
     mesh = init_device_mesh(device, (distributed.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for part in (*model.model.layers, model):
+        for p in part.parameters():
+            if not isinstance(p, DTensor):
+                p.data = p.data.to(device, torch.float32)
         fully_shard(part, mesh=mesh, mp_policy=policy if half else MixedPrecisionPolicy())
     return model
 
@@ -796,14 +835,17 @@ def merge_adapter(model):
 
 
 @contextlib.contextmanager
-def merged_adapters(model):
-    """Inside, the adapted layers are plain ones with the weights that save_pretrained writes."""
-    layers = lora_layers(model)
+def sampling(model):
+    """Inside, adapted layers are plain ones with the weights that save_pretrained writes, and calls
+    of `generate` share kv caches with their CUDA graphs."""
+    outermost, layers = model.caches is None, lora_layers(model)
     for name, layer in layers:
         model.set_submodule(name, layer.plain())
+    model.caches = {} if outermost else model.caches
     try:
-        yield model
+        yield
     finally:
+        model.caches = None if outermost else model.caches
         for name, layer in layers:
             model.set_submodule(name, layer)
 
@@ -1257,8 +1299,12 @@ class KVCache:
     def __init__(self, model, rows, capacity):
         c = model.config
         shape = (c.num_hidden_layers, 2, rows, c.num_key_value_heads, capacity, c.head_dim)
-        self.model = model
-        self.data = torch.zeros(shape, dtype=model.head.dtype, device=model.device)
+        self.model, dtype, device = model, model.head.dtype, model.device
+        if device.type == "cuda" and math.prod(shape) * dtype.itemsize > free_memory(device) / 2:
+            raise torch.OutOfMemoryError(f"a kv cache of {rows} rows")    # prompts need some too
+        self.data = torch.zeros(shape, dtype=dtype, device=device)
+        self.graphs, self.pool = {} if device.type == "cuda" else None, None
+        self.ids, self.start = torch.zeros(2, rows, dtype=torch.long, device=device)
 
     def advance(self, first, ids, start, last, width):
         """Read ids (B, T) into rows first .. first + B - 1 from positions start (B,) on; logits
@@ -1273,6 +1319,41 @@ class KVCache:
         self.rows, self.positions, self.width = slice(first, first + B), positions, width
         hidden = self.model(ids, positions, [mask], self)
         return logits(hidden[torch.arange(B, device=device), last], self.model.head)
+
+    def step(self, last, start, longest):
+        """Decode a token: logits (B, V) after the rows' last tokens (B,) at positions start (B,).
+
+        On a GPU by a CUDA graph, since launching the kernels takes longer than running them; there
+        is one for each (rows, width), both rounded up to few values.  Rows past B compute what
+        nobody reads."""
+        if self.graphs is None:
+            return self.advance(0, last[:, None], start, start * 0, longest)
+        B, most, capacity = len(last), self.data.shape[2], self.data.shape[4]
+        key = (min(most, max(2, 1 << (B - 1).bit_length())),          # the next power of two
+               min(capacity, -(-longest // 256) * 256))
+        self.ids[:B], self.start[:B] = last, start
+        if key not in self.graphs:
+            self.graphs[key] = self.capture(*key)
+        graph, logits = self.graphs[key]
+        graph.replay()
+        return logits[:B]
+
+    def capture(self, rows, width):
+        """(CUDA graph, its logits) of a step; graphs share their memory, one runs at a time."""
+        def run():
+            return self.advance(0, self.ids[:rows, None], self.start[:rows],
+                                torch.zeros_like(self.start[:rows]), width)
+
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            run()                                          # what is set up once is set up here
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            logits = run()
+        self.pool = graph.pool()
+        return graph, logits
 
     def layer(self, i):
         """The function that attention calls: it stores a call's keys and values (B, K, T, E) and
@@ -1289,6 +1370,12 @@ class KVCache:
     def copy(self, other, source, target, width):
         """Copy the first `width` positions of row `source` of another cache to row `target`."""
         self.data[:, :, target, :, :width] = other.data[:, :, source, :, :width]
+
+
+def free_memory(device):
+    """Bytes of a GPU that nothing holds, what torch keeps for reuse among them."""
+    return (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device))
 
 
 class PrefixCache:
@@ -1329,16 +1416,24 @@ def bucket_by_length(lengths, most=8192):
     return buckets
 
 
-def sample_token(logits, temperature, generator):
-    """Next tokens (B,) from logits (B, V), the likeliest at temperature 0; no GPU-CPU sync."""
+def sample_token(logits, temperature, u):
+    """Next tokens (B,) from logits (B, V): the likeliest at temperature 0, else the first at which
+    the cumulative probability reaches u (B,), in (0, 1].  No GPU-CPU sync."""
     if temperature == 0:
         return logits.argmax(-1)
     p = (logits / temperature).softmax(-1)
-    if p.is_cuda:      # argmax of p / Exp(1) samples from p; a GPU's cumsum differs between runs
-        return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(-1)
-    below = p.cumsum(-1)
-    u = 1 - torch.rand(len(p), 1, generator=generator)                    # in (0, 1]
-    return torch.searchsorted(below, u * below[:, -1:])[:, 0]
+    # Of a single row a GPU takes the sums in another order each time.
+    below = p.expand(max(2, len(p)), -1).cumsum(-1)[:len(p)] if p.is_cuda else p.cumsum(-1)
+    return torch.searchsorted(below, u[:, None] * below[:, -1:])[:, 0]
+
+
+def random_numbers(seeds, n, most):
+    """Numbers in (0, 1] for n samples of each seed's prompt, one a token: (len(seeds) * n, most).
+    Each prompt has a stream of its own: its samples do not depend on what is decoded beside it, nor
+    on the number of ranks."""
+    generator = torch.Generator()
+    return 1 - torch.cat([torch.rand(n, most, generator=generator.manual_seed(seed))
+                          for seed in seeds])
 
 
 @dataclass
@@ -1359,46 +1454,71 @@ def generate(model, prompts, max_new=128, temperature=0.0, n=1, seed=0, batch_si
 
     Rows have their own lengths (no left padding) and fill the cache from its first row on: when one
     ends, the last row moves into its place; when a quarter of the rows is free, new prompts are
-    read.  Greedy at temperature 0; the same seed gives the same samples.  progress(n) is called as
-    n rows end.  Answers are cut off at max_new tokens or at the model's context; DataError where a
-    prompt leaves no room for one.  Adapters are merged into the weights for the time being."""
+    read.  Greedy at temperature 0; the same seed gives the same samples.  seed: of the first
+    prompt, the next one's is one higher; or a list.  progress(n) is called as n rows end.  Answers
+    are cut off at max_new tokens or at the model's context; DataError where a prompt leaves no room
+    for one, or a GPU none for a row.  Adapters are merged into the weights for the time being."""
     context, longest = model.config.context or math.inf, max(map(len, prompts), default=0)
     if longest >= context:
         raise DataError(f"a prompt has {longest} tokens, which leaves no room for an answer in the "
                         f"model's context of {context} (max_position_embeddings)")
-    samples = [Sample([]) for _ in prompts for _ in range(n)]
-    with merged_adapters(model):
-        fill_samples(model, samples, prompts, n, max_new, temperature, seed, batch_size, progress)
-    return samples
+    seeds = seed if isinstance(seed, list) else range(seed, seed + len(prompts))
+    with sampling(model):
+        while rows := min(batch_size, n * len(prompts), model.caches.get("most rows", batch_size)):
+            samples = [Sample([]) for _ in prompts for _ in range(n)]
+            try:
+                fill_samples(model, samples, prompts, n, max_new, temperature, seeds, rows,
+                             progress)
+                return samples
+            except torch.OutOfMemoryError:                 # what it held is free after this line
+                print(f"  not enough memory to decode {rows} rows side by side: {rows // 2} now")
+            model.caches.clear()
+            model.caches["most rows"] = rows // 2
+            torch.cuda.empty_cache()
+    if prompts:
+        raise DataError(f"the GPU has no memory for an answer behind {longest} tokens of prompt")
+    return []
 
 
-def fill_samples(model, samples, prompts, n, max_new, temperature, seed, batch_size, progress):
-    context, longest = model.config.context or math.inf, max(map(len, prompts), default=0)
+def fill_samples(model, samples, prompts, n, max_new, temperature, seeds, rows, progress):
+    context = model.config.context or math.inf
     jobs = sorted(((prompts[i // n], i) for i in range(len(samples))), reverse=True)
-    batch_size, steps = min(batch_size, len(jobs)), SYNC_EVERY.get(model.device.type, 1)
-    capacity = longest + max_new + steps
-    cache, prefix = KVCache(model, batch_size, capacity), PrefixCache(model, capacity)
-    generator = torch.Generator(model.device).manual_seed(seed)
-    rows, eos = [], set(model.config.eos)
-    last = torch.zeros(0, dtype=torch.long, device=model.device)          # each row's last token
+    steps = SYNC_EVERY.get(model.device.type, 1)
+    cache, prefix = caches(model, rows, max(map(len, prompts)) + max_new + steps)
+    u = random_numbers(seeds, n, max_new + steps).to(model.device) if temperature else None
+    batch_size, rows, eos = rows, [], set(model.config.eos)
+    # Of each row: its last token, its job, how many tokens it has.
+    state = torch.zeros(3, 0, dtype=torch.long, device=model.device)
     while jobs or rows:
         first = len(rows)
         if jobs and (batch_size - first) * 4 >= batch_size:
             taken = [jobs.pop() for _ in range(min(batch_size - first, len(jobs)))]
             order, logits = prefill(cache, prefix, first, [ids for ids, _ in taken])
+            taken = [taken[i] for i in order]
             rows += [Row(samples[job], len(ids), min(max_new, context - len(ids)))
-                     for ids, job in map(taken.__getitem__, order)]
-            tokens = sample_token(logits, temperature, generator)[:, None]
-            last = torch.cat([last, tokens[:, -1]])
+                     for ids, job in taken]
+            job = torch.tensor([job for _, job in taken], device=model.device)
+            tokens = sample_token(logits, temperature, u[job, 0] if temperature else None)[:, None]
+            state = torch.cat([state, torch.stack([tokens[:, 0], job, job * 0 + 1])], 1)
         else:
-            first, tokens = 0, decode(cache, rows, last, steps, temperature, generator)
-            last = tokens[:, -1]
+            first, tokens = 0, decode(cache, rows, state, steps, temperature, u)
         ended = [i for i, new in enumerate(tokens.tolist(), first)
                  if append(rows[i], new, eos)]
         if ended:
-            last = last[compact_slots(cache, rows, ended)]
+            state = state[:, compact_slots(cache, rows, ended)]
         if ended and progress:
             progress(len(ended))
+
+
+def caches(model, rows, capacity):
+    """The KVCache and the PrefixCache of a generate() call: those of an earlier one in the same
+    `sampling` block where they are large enough."""
+    capacity = -(-capacity // 256) * 256
+    cache, prefix = model.caches.pop(rows, (None, None))
+    if not cache or cache.data.shape[4] < capacity:
+        cache, prefix = KVCache(model, rows, capacity), PrefixCache(model, capacity)
+    model.caches[rows] = cache, prefix
+    return cache, prefix
 
 
 def prefill(cache, prefix, first, prompts):
@@ -1423,16 +1543,19 @@ def prefill(cache, prefix, first, prompts):
     return order, torch.cat(logits)
 
 
-def decode(cache, rows, last, steps, temperature, generator):
-    """The next tokens (B, steps) of all rows, whose last tokens (B,) are not in the cache yet."""
-    start = torch.tensor([row.length for row in rows], device=last.device)
+def decode(cache, rows, state, steps, temperature, u):
+    """The next tokens (B, steps) of all rows, whose last tokens are not in the cache yet; state
+    (3, B) and the random numbers u: see fill_samples."""
+    (last, job, made), start = state, torch.tensor([row.length for row in rows],
+                                                   device=state.device)
     longest, tokens = max(row.length for row in rows), []
     for i in range(steps):
-        logits = cache.advance(0, last[:, None], start + i, start * 0, longest + i + 1)
-        last = sample_token(logits, temperature, generator)
+        logits = cache.step(last, start + i, longest + i + 1)
+        last = sample_token(logits, temperature, u[job, made + i] if temperature else None)
         tokens.append(last)
     for row in rows:
         row.length += steps
+    state[0], state[2] = last, made + steps
     return torch.stack(tokens, 1)
 
 

@@ -47,7 +47,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -58,26 +58,24 @@ import torch.nn.functional as F
 
 import model as lm
 from data.benchmarks import scoring
-from data.benchmarks.reader import Data, Example
-from data.benchmarks.splits import Splits
-from data.prompts.answers import sql_of_answer
-from data.prompts.pairs import Pair, chunked, micro_batches, packed_length, steps_of
-from data.prompts.prompts import FORMS, Prompts, text_values
+from data.benchmarks.reader import Example, read_examples
+from data.benchmarks.task import Task
+from data.prompts.pairs import chunked, halves, micro_batches, packed_length, steps_of
+from data.prompts.prompts import FORMS, text_values
 from data.report.ask import Asker, voted
 from data.report.files import first_line, read_lines
 from data.report.page import write_page
+from data.report.plan import in_words, seconds_left, steps_of_run
 from data.report.progress import progress
-from data.report.resume import Kept, Training, forget, write_json, write_lines
+from data.report.resume import Training, forget, write_json, write_lines
 from data.report.settings import (
     FREE, SAID, best_of_run, by_size, group_of, option, parse_settings, refuse_changes)
 from data.report.tables import (
-    banner, counts, errors, log_ratios, numbered, percent, result_row, show_candidate, show_errors,
-    show_game, show_log_ratios, show_players, show_table, show_winner)
+    banner, counts, errors, log_ratios, percent, result_row, show_candidate, show_candidates,
+    show_errors, show_game, show_log_ratios, show_table, show_winner)
 from data.report.terminal import deferred, run_command
 from data.sql import normalise
-from data.synthesis.run import template_sources
 from data.synthesis.synthesize import synthesize
-from data.synthesis.templates import TemplatePool
 from model import (
     RANK, RANKS, join_ranks, leave_ranks, map_over_ranks, on_rank0, sum_over_ranks)
 from sqlexec import DataError, Verifier
@@ -133,7 +131,7 @@ def run_sft(cfg, task, run):
     base = run.load("base") or run.add_candidate(task, load_model(cfg, cfg.model), "base")
     if run.load("sft") or not task.train:         # without labels the base stands in its place
         return [run.load("sft") or base]
-    banner(numbered(cfg, "sft"), f"base -> sft on {len(task.train)} labelled pairs, both ways")
+    run.begin(task, "sft", f"base -> sft on {len(task.train)} labelled pairs, both ways")
     rng, started = random.Random(f"{cfg.seed}/sft"), time.time()
     steps = steps_of(task.both_directions(task.train), cfg.sft_epochs, cfg.batch, rng)
     model, metrics = fit(load_model(cfg, base.folder, train=True), steps, SUPERVISED, cfg.lr,
@@ -154,19 +152,16 @@ def run_vbift(cfg, task, run):
 
 
 def vbift_round(cfg, task, run, round, parent):
-    name = f"vbift-{round}"
-    banner(numbered(cfg, name, line_of(cfg)), f"{parent.name} -> {name}")
-    rng, started = random.Random(f"{cfg.seed}/{name}"), time.time()
-    earlier = [e for r in range(1, round) for e in run.synthetic(r)]
-    made = synthesize_pairs(cfg, task, load_model(cfg, parent.folder), rng, cfg.synthetic,
-                            task.train + task.val, earlier)               # 3.1.1, 3.1.2
-    rng.shuffle(made)                             # what is easily filled comes first
-    held, new = made[:len(made) // 6], made[len(made) // 6:]
+    name, started = f"vbift-{round}", time.time()
+    run.begin(task, name, f"{parent.name} -> {name}")
+    made, earlier = pairs_of_round(cfg, task, run, round, parent)
+    new = [e for e in made if e.part == "train"]
+    held = [e for e in made if e.part != "train"]
     pairs = task.both_directions(task.train + new + [e for e in earlier if e.part == "train"])
     pairs += [task.to_question(e) for e in earlier if e.part == "y+"]     # 3.1.3
-    model, metrics = fit(load_model(cfg, parent.folder, train=True),
-                         steps_of(pairs, cfg.epochs, cfg.batch, rng), SUPERVISED, cfg.vbift_lr,
-                         name, cfg)
+    steps = steps_of(pairs, cfg.epochs, cfg.batch, random.Random(f"{cfg.seed}/{name}/steps"))
+    model, metrics = fit(load_model(cfg, parent.folder, train=True), steps, SUPERVISED,
+                         cfg.vbift_lr, name, cfg)
     samples = task.answer(model, [task.prompts.sql(e) for e in held], f"{name} on synthetic")
     judged = [(e, v.correct) for e, v in zip(held, task.verdicts(held, samples))
               if v.status != "bad_gold"]
@@ -175,6 +170,22 @@ def vbift_round(cfg, task, run, round, parent):
     run.keep_synthetic(round, {"train": new, "y+": y_pos, "y-": y_neg})
     metrics |= {"synthetic": len(made), "y+": len(y_pos), "y-": len(y_neg)}
     return run.add_candidate(task, model, name, parent, started, metrics)
+
+
+def pairs_of_round(cfg, task, run, round, parent):
+    """(a round's synthetic Examples, those of earlier rounds).  They lie in synthetic.jsonl before
+    the round trains, which takes what it finds there."""
+    earlier = [e for r in range(1, round) for e in run.synthetic(r)]
+    if not run.synthetic_path(round).exists():
+        rng = random.Random(f"{cfg.seed}/vbift-{round}")
+        made = synthesize_pairs(cfg, task, load_model(cfg, parent.folder), rng, cfg.synthetic,
+                                task.train + task.val, earlier)           # 3.1.1, 3.1.2
+        rng.shuffle(made)                         # what is easily filled comes first
+        n = len(made) // 6
+        run.keep_synthetic(round, {"train": made[n:], "held out": made[:n]})
+    made = run.synthetic(round)
+    print(f"  {len(made)} synthetic pairs: {run.synthetic_path(round)}")
+    return made, earlier
 
 
 def synthesize_pairs(cfg, task, model, rng, n, labelled, earlier=()):
@@ -250,7 +261,9 @@ def players(loss, candidates):
 
 def selfplay_round(cfg, task, run, name, candidates):
     main, opponent = players(cfg.loss, candidates)
-    show_players(cfg, numbered(cfg, name, line_of(cfg)), main, opponent, candidates)
+    run.begin(task, name, f"main {main.name} (EX {main.ex:.1f}) plays opponent {opponent.name} "
+                          f"({opponent.ex:.1f}); base {cfg.model}")
+    show_candidates(candidates)
     rng, started = random.Random(f"{cfg.seed}/play {name.rpartition('-')[2]}"), time.time()
     pairs, rows = sample_pairs(cfg, task, run, name, opponent, rng)       # the same for every loss
     steps = steps_of(pairs, cfg.selfplay_epochs, cfg.batch, rng)
@@ -332,13 +345,37 @@ def objective(cfg, pairs, steps, main, rng):
     return steps, self_play(cfg.lam)
 
 
+def run_synthesis(cfg, task, run):
+    """The synthetic pairs of the next round of VBI-FT, for a person to read and edit."""
+    candidates = run_sft(cfg, task, run) + run.of_stage("vbift")
+    pairs_of_round(cfg, task, run, len(run.of_stage("vbift")) + 1, candidates[-1])
+    return candidates
+
+
+def synthetic_validation(cfg, task):
+    """Examples that stand in for labelled validation questions where there are too few: synthetic
+    SQL with the start model's questions, made once, in OUT/validation.jsonl."""
+    path = Path(cfg.out) / "validation.jsonl"
+    if not path.exists():
+        banner("validation", f"too few labelled questions in {cfg.data}: synthetic ones it is")
+        made = synthesize_pairs(cfg, task, load_model(cfg, cfg.model),
+                                random.Random(f"{cfg.seed}/validation"),
+                                max(8, cfg.synthetic // 4), task.train)
+        write_lines(path, [asdict(example) for example in made])
+    return read_examples(path)
+
+
 # ---------------------------------------------------------------------------------------------
 # Settings: this dataclass is the command line
+
+GPU = torch.cuda.is_available()
+
 
 @dataclass(frozen=True)
 class Config:
     # Any stage
-    stage: str = option("selfplay", "sft, vbift, selfplay, eval or ask")
+    stage: str = option("selfplay", "sft, synthesis (up to the next round's pairs), vbift, "
+                        "selfplay, eval or ask")
     data: str = option(str(HERE / "data/demo"), "benchmark folder in Spider's or BIRD's layout, "
                        "or your own .sqlite file or folder of them")
     model: str = option(str(BASE), "checkpoint folder or hub id to start from, or `random`")
@@ -358,14 +395,15 @@ class Config:
     lora: int = option(None, "rank of the LoRA adapter, merged into each candidate; 0 = all "
                        "weights", kind=int)
     batch: int = option(32, "sequences a step; self-play: pairs a step", 1)
-    micro_tokens: int = option(32768 if torch.cuda.is_available() else 1536,
+    micro_tokens: int = option(8192 if GPU else 1536,
                                "tokens of a micro-batch; CPU caches like few", 1)
-    device: str = option("cuda" if torch.cuda.is_available() else "cpu", "cpu or cuda")
-    threads: int = option(min(4, os.cpu_count()), "CPU threads; their number changes rounding: "
-                          "resume with the same value", 1, 1024)
+    device: str = option("cuda" if GPU else "cpu", "cpu or cuda")
+    threads: int = option(min(4, lm.cpus()), "CPU threads; their number changes rounding", 1, 1024)
     bf16: int = option(1, "train in bfloat16 where that is faster; 0 = float32 everywhere", most=1)
     shard: int = option(0, "1 = under torchrun, shard one model over the GPUs (FSDP2)", most=1)
-    recompute: int = option(0, "1 = recompute all activations: less memory, more time", most=1)
+    recompute: int = option(int(GPU), "1 = recompute all activations: less memory, more time",
+                            most=1)
+    keep: str = option("full", "candidates as full models, or with --lora as adapters alone")
     # Stage sft
     sft_epochs: float = option(None, "passes over the labelled pairs, both directions", kind=float)
     lr: float = option(None, "peak learning rate of SFT", kind=float)
@@ -390,13 +428,12 @@ class Config:
     question: str = option("", "ask: in plain words; without it, a prompt for many")
 
 
-CHOICES = {"stage": ("sft", "vbift", "selfplay", "eval", "ask"),
+CHOICES = {"stage": ("sft", "synthesis", "vbift", "selfplay", "eval", "ask"),
            "loss": ("spft", "spin", "dpo", "sft"), "bad_gold": ("stop", "skip"),
-           "schema": ("auto", *FORMS), "device": ("cpu", "cuda")}
+           "schema": ("auto", *FORMS), "device": ("cpu", "cuda"), "keep": ("full", "adapters")}
 # --help groups the settings from these on.
 GROUPS = {"stage": "any stage", "lora": "training", "sft_epochs": "stage sft",
           "rounds": "stage vbift", "loss": "stage selfplay", "split": "stages eval and ask"}
-
 
 
 def complete(cfg):
@@ -422,11 +459,11 @@ def fit(model, steps, loss, lr, name, cfg, warmup=0.05, watch=None):
     that is faster.  Returns the trained model (that copy; gathered if sharded) and what is kept of
     the training.  Its state is in OUT/NAME/fit.state: the same call goes on from there."""
     params = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), weight_decay=0.01,
+                                  fused=cfg.device == "cuda")
     # A sharded state is spread over the ranks: it is not kept.
     path = Path(cfg.out) / name / "fit.state" if cfg.out and not cfg.shard else None
-    about = path and [name, lr, warmup, cfg.lam, cfg.micro_tokens, cfg.bf16, RANKS,
-                      lm.digest(model), *steps]
+    about = path and [name, lr, warmup, cfg.lam, cfg.bf16, lm.digest(model), *steps]
     state = Training(path, about, len(steps), params, optimizer)
     losses, tokens = state.load()
     if bf16(cfg) and not cfg.shard and not model.adapter:
@@ -444,7 +481,7 @@ def fit(model, steps, loss, lr, name, cfg, warmup=0.05, watch=None):
                 group["lr"] = lr * schedule((i + 1) / len(steps), warmup)
             values, size = step_gradients(model, chunks, loss, cfg, work, params,
                                           pool.map if workers > 1 else map)
-            norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
+            norm = clip_gradients(params, f"{name}, step {i + 1}", values[0])
             optimizer.step()
             lm.copy_into(work, params)
             optimizer.zero_grad(set_to_none=True)
@@ -456,8 +493,19 @@ def fit(model, steps, loss, lr, name, cfg, warmup=0.05, watch=None):
                 watch(i + 1, values[0])
             state.note(len(losses), optimizer.param_groups[0]["lr"], norm, values, size, chunks)
             state.step_done(losses, tokens, signals)
+    optimizer.state.clear()                           # a sharded model needs the room
     return (lm.gather_full_model(model, torch.bfloat16 if bf16(cfg) else None),
             state.summary(losses, tokens))
+
+
+def clip_gradients(params, place, loss):
+    """Scale gradients whose norm is over 1 down to it; the norm before.  DataError where it is not
+    finite."""
+    norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
+    if not norm.isfinite():
+        raise DataError(f"{place}: the gradient is not finite (loss {loss:.4g}); a lower learning "
+                        "rate may help")
+    return norm
 
 
 def bf16(cfg):
@@ -492,8 +540,14 @@ def gradients(parts, scored, work, params, run):
     """Sum a step's gradients of `work`, the parameters or their copies, over its parts, of which
     each rank has a share; (3,): the step's loss and its sums of log p."""
     def one(part):
-        value, sums = scored(part)
-        return torch.cat([value.detach()[None], sums]), torch.autograd.grad(value, work)
+        try:
+            value, sums = scored(part)
+            return torch.cat([value.detach()[None], sums]), torch.autograd.grad(value, work)
+        except torch.OutOfMemoryError:                      # what it held is free after this line
+            print(f"  out of memory: {sum(map(packed_length, part))} tokens are cut in two")
+        torch.cuda.empty_cache()
+        (values, grads), (more, others) = map(one, halves(part))
+        return values + more, [a + b for a, b in zip(grads, others)]
 
     total = torch.zeros(3, device=params[0].device)
     for values, grads in run(one, parts[RANK::RANKS]):
@@ -525,6 +579,9 @@ def schedule(t, warmup):
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (t - warmup) / (1 - warmup)))
 
 
+SCORED_TOKENS = 8192          # side by side where no gradient is kept
+
+
 @torch.no_grad()
 def with_logprobs(model, pairs, name="opponent log-probs"):
     """Pairs with their answers' log-probabilities under a frozen model, as `opponent`."""
@@ -535,114 +592,12 @@ def with_logprobs(model, pairs, name="opponent log-probs"):
             found.append(lm.sequence_logprobs(model, batch.to(model.device)).tolist())
         return found
 
-    chunks, scored = chunked(pairs, random.Random(0), 8), {}
-    parts = [chunks[i:i + 8] for i in range(0, len(chunks), 8)]
+    parts, scored = micro_batches(chunked(pairs, random.Random(0), 8), SCORED_TOKENS), {}
     for part, logps in zip(parts, map_over_ranks(of_each, parts)):
         logp = iter(logps)
         for pair in (pair for chunk in part for pair in chunk):
             scored[id(pair)] = tuple(next(logp) for _ in pair.sequences)
     return [replace(pair, opponent=scored[id(pair)]) for pair in pairs]
-
-
-# ---------------------------------------------------------------------------------------------
-# The task: examples, prompts and verdicts over one data folder
-
-BLOCK = 8       # batches in a block of answers: a kill loses a block; at its end rows stand idle
-
-
-class Task(Splits):
-    """What all stages share: data, prompts, and the one place that says what is correct."""
-
-    def __init__(self, cfg, tokenizer, verifier):
-        super().__init__(Data(cfg.data), lambda jobs: map_over_ranks(verifier.run, jobs), cfg.limit,
-                         cfg.bad_gold)
-        self.cfg, self.tokenizer, self.verifier = cfg, tokenizer, verifier
-        self.unfinished = Path(cfg.out) / "unfinished"           # answers, until they are used
-        if cfg.shots and len(self.train) < cfg.shots:
-            raise DataError(f"--shots {cfg.shots}: {cfg.data} has {len(self.train)} labelled "
-                            "training questions")
-        self.prompts = Prompts(self.data, tokenizer, cfg.schema, cfg.schema_budget, cfg.max_new,
-                               random.Random(cfg.seed).sample(self.train, cfg.shots)
-                               if cfg.shots else (), cfg.cell_values)
-
-    @cached_property
-    def val(self):
-        """Labelled questions, or synthetic ones where there are too few of those."""
-        return self.labelled_val or synthetic_validation(self.cfg, self)
-
-    @cached_property
-    def templates(self):
-        """The TemplatePool of the training queries, drawn from in every round."""
-        return TemplatePool(template_sources(self.data, self.train))
-
-    def databases(self):
-        """(Schema, path) of each database that synthesis may ask about."""
-        ids = self.data.db_ids() if self.data.own else sorted({e.db_id for e in self.train})
-        return [(self.data.schema(d), self.data.databases(d)[0]) for d in ids]
-
-    def to_sql(self, example):
-        """Pair of a question and its SQL."""
-        return Pair(example.db_id, self.prompts.sql(example, train=True),
-                    self.answer_ids(example.target or example.query))
-
-    def to_question(self, example):
-        """Pair of a query and its question: the SQL-to-Text direction."""
-        prompt = self.prompts.question(example)
-        return Pair(example.db_id, prompt, self.answer_ids(example.question))
-
-    def both_directions(self, examples):
-        return [make(e) for e in examples for make in (self.to_sql, self.to_question)]
-
-    def answer_ids(self, text):
-        return self.tokenizer.encode(text) + [self.tokenizer.end]
-
-    def answer(self, model, prompts, name, temperature=0.0, n=1, seed=0):
-        """Samples of each prompt (lists of ids), n in a row; made and kept in blocks of prompts
-        that begin alike, each with a seed of its own."""
-        cfg, order = self.cfg, sorted(range(len(prompts)), key=prompts.__getitem__)
-        size = max(64, BLOCK * cfg.decode_batch // n)
-        count = RANKS * math.ceil(len(prompts) / size / RANKS)           # as many for each rank
-        ends = [len(prompts) * i // count for i in range(count + 1)] if count else []
-        kept = Kept(self.unfinished, lm.digest(model), prompts, temperature, n, seed, cfg.max_new,
-                    cfg.decode_batch, ends)
-
-        def of_block(i):
-            samples = lm.generate(model, [prompts[j] for j in order[ends[i]:ends[i + 1]]],
-                                  cfg.max_new, temperature, n, seed + i, cfg.decode_batch,
-                                  progress=bar.update)
-            return [(s.ids, s.end) for s in samples]
-
-        known = sum(ends[i + 1] - ends[i] for i in kept.known)
-        with progress(total=n * len(prompts), initial=n * known, desc=name, unit="row") as bar:
-            samples = [lm.Sample(*s) for block in kept.map(of_block, count) for s in block]
-        place = {j: n * k for k, j in enumerate(order)}
-        return [s for j in range(len(prompts)) for s in samples[place[j]:place[j] + n]]
-
-    def verdicts(self, examples, samples, split="train"):
-        """E(y') = E(y)?  A verdict for each example and sample, against the gold as written, by
-        the rules of the split's data."""
-        pairs = [(self.data.databases(e.db_id), e.query, self.sql(s))
-                 for e, s in zip(examples, samples)]
-        return map_over_ranks(partial(self.verifier.verdicts, mode=self.mode(split)), pairs)
-
-    def text(self, sample):
-        return self.tokenizer.decode(sample.ids).strip()
-
-    def sql(self, sample):
-        return sql_of_answer(self.text(sample))
-
-
-def synthetic_validation(cfg, task):
-    """Examples that stand in for labelled validation questions where there are too few: synthetic
-    SQL with the start model's questions, made once, in OUT/validation.jsonl."""
-    path = Path(cfg.out) / "validation.jsonl"
-    if not path.exists():
-        banner("validation", f"too few labelled questions in {cfg.data}: synthetic ones it is")
-        made = synthesize_pairs(cfg, task, load_model(cfg, cfg.model),
-                                random.Random(f"{cfg.seed}/validation"),
-                                max(8, cfg.synthetic // 4), task.train)
-        write_lines(path, [asdict(example) for example in made])
-    return [Example(**row) for row in read_lines(path)]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -678,6 +633,17 @@ class Run:
         except OSError as error:
             raise DataError(f"--out {cfg.out}: {error.strerror}") from None
 
+    def begin(self, task, name, text):
+        """The line that a step begins with: its place in the plan, and how long is left."""
+        plan = steps_of_run(self.cfg, line_of(self.cfg))
+        seconds = {c.name: c.seconds for c in self.everyone() if c.name in plan}
+        left = [step for step in plan if step not in seconds]
+        sizes = [len(part) for part in (task.train, task.val, task.test)] if seconds else None
+        if sizes and (time_left := seconds_left(self.cfg, sizes, left, seconds)):
+            text += f" (about {in_words(time_left)} left)"
+        place = f"[{plan.index(name) + 1}/{len(plan)}] " if name in plan else ""
+        banner(place + name, text)
+
     def load(self, name):
         """The Candidate of that name, or None where its round is not finished."""
         record = self.out / name / "candidate.json"
@@ -702,11 +668,14 @@ class Run:
         return [c for c in self.everyone() if c.name.partition("-")[0] == stage]
 
     def synthetic(self, round):
-        """The synthetic Examples of a round of VBI-FT, each with the part that it played."""
-        return [Example(**row) for row in read_lines(self.out / f"vbift-{round}/synthetic.jsonl")]
+        """The synthetic Examples of a round of VBI-FT, each with the part that it plays."""
+        return read_examples(self.synthetic_path(round))
+
+    def synthetic_path(self, round):
+        return self.out / f"vbift-{round}/synthetic.jsonl"
 
     def keep_synthetic(self, round, parts):
-        write_lines(self.out / f"vbift-{round}/synthetic.jsonl", [
+        write_lines(self.synthetic_path(round), [
             {"part": part, "db_id": e.db_id, "question": e.question, "query": e.query,
              "template": e.template} for part, group in parts.items() for e in group])
 
@@ -728,13 +697,14 @@ class Run:
         def save():
             if model.adapter:
                 lm.save_adapter(model, folder / "adapter", parent.folder)
-            lm.save_pretrained(model, folder)
-            task.tokenizer.save(folder)
+            if not model.adapter or self.cfg.keep == "full":
+                lm.save_pretrained(model, folder)
+                task.tokenizer.save(folder)
 
         if parent:
             on_rank0(save)
         else:
-            banner(numbered(self.cfg, name, line_of(self.cfg)), f"{self.cfg.model} as it is")
+            self.begin(task, name, f"{self.cfg.model} as it is")
         rows = self.score(task, model, name, "val")
         candidate = Candidate(name, parent.name if parent else "-",
                               str(folder) if parent else self.cfg.model, percent(rows),
@@ -814,8 +784,8 @@ def report(cfg, task, run, stage):
     last, rows = stage(cfg, task, run)[-1], []
     splits = ("val", "test") if task.test and cfg.test else ("val",)
     for c in run.everyone():
-        known = (run.out / c.name / f"{splits[-1]}.jsonl").exists()
-        model = None if known else load_model(cfg, c.folder)
+        known, model = (run.out / c.name / f"{splits[-1]}.jsonl").exists(), None
+        model = None if known else load_model(cfg, c.folder)       # one at a time
         rows += [result_row(c, split, run.score(task, model, c.name, split)) for split in splits]
     write_json(run.out / "results.json", rows)
     on_rank0(lambda: forget(task.unfinished, *run.out.glob("*/fit.*")))
@@ -850,7 +820,9 @@ def load_model(cfg, folder, train=False):
     --lora the base with one adapter that all stages train on (random weights are in no folder: each
     stage adapts the last candidate).  What is not trained is in bf16 where that is fast."""
     dtype = torch.bfloat16 if bf16(cfg) and (cfg.lora or not train) else torch.float32
-    device = "cpu" if train and cfg.shard else cfg.device       # from there each takes its share
+    device = cfg.device
+    if train and cfg.shard:      # a layer at a time goes from the file to each GPU's share
+        dtype, device = None, "cpu"
     adapter = Path(folder) / "adapter"
     if folder == "random":
         model = lm.random_model(lm.ModelConfig.read(BASE), cfg.seed).to(device, dtype)
@@ -873,10 +845,11 @@ def run_stage(cfg):
         tokenizer = lm.Tokenizer(BASE if cfg.model == "random" else cfg.model, cfg.base_model)
         if cfg.stage == "ask":
             return run_ask(cfg, tokenizer, verifier)
-        task = Task(cfg, tokenizer, verifier)
+        task = Task(cfg, tokenizer, verifier, partial(synthetic_validation, cfg))
         if cfg.stage == "eval":
             return run_eval(cfg, task)
-        stage = {"sft": run_sft, "vbift": run_vbift, "selfplay": run_selfplay}[cfg.stage]
+        stage = {"sft": run_sft, "synthesis": run_synthesis, "vbift": run_vbift,
+                 "selfplay": run_selfplay}[cfg.stage]
         return report(cfg, task, Run(cfg, task), stage)
 
 
@@ -893,7 +866,8 @@ def main(arguments=None):
         leave_ranks()
         return code
 
-    return run_command("spft.py", work, lambda: bool(cfg) and cfg.stage not in ("ask", "eval"))
+    return run_command("spft.py", work, lambda: bool(cfg) and cfg.stage not in ("ask", "eval"),
+                       (torch.OutOfMemoryError,))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import bench_train  # noqa: E402
 import model as lm  # noqa: E402
 import peers  # noqa: E402
 import spft  # noqa: E402
+from data.prompts.pairs import Pair  # noqa: E402
 from peers import Peer, cut  # noqa: E402
 
 PEER = importlib.util.find_spec("transformers") is not None      # measured too where it is there
@@ -56,7 +57,7 @@ def test_the_work_of_a_step_by_hand(base):
     """Two answers of 3 tokens to one prompt of 10: 16 tokens in a row, 6 scored."""
     model = lm.load_pretrained(base)
     c, prompt = model.config, list(range(10))
-    pairs = [spft.Pair("db", prompt, [20 + i] * 3) for i in range(2)]
+    pairs = [Pair("db", prompt, [20 + i] * 3) for i in range(2)]
     weights = sum(p.numel() for p in model.model.layers.parameters() if p.dim() == 2)
     head = c.vocab_size * c.hidden_size
     assert bench_train.work_of([pairs], model, 0) == (16, 6 * (16 * weights + 6 * head))

@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from data.prompts.pairs import Pair, packed_length
 from model import Sample
 from spft import (
     SUPERVISED, Config, error_driven_loss, error_reward, logistic, self_play, split_by_execution)
+from sqlexec import DataError
 
 LOG2 = math.log(2)
 torch.set_num_threads(1)
@@ -284,6 +286,21 @@ def step(tiny, games, monkeypatch):
 def test_micro_batches_leave_the_step_unchanged(step, loss, budget):
     chunks = [[0, 2], [4], [1, 3], [5]]
     assert_same(step(chunks, loss, budget), step(chunks, loss), 1e-4)
+
+
+def test_micro_batches_that_do_not_fit_the_memory_are_halved(step, monkeypatch, capsys):
+    expected, scored = step([[0, 2], [4], [1, 3, 5]]), spft.micro_loss
+
+    def little(model, loss, total, micro, most=2):
+        if sum(map(len, micro)) > most:
+            raise torch.OutOfMemoryError
+        return scored(model, loss, total, micro)
+    monkeypatch.setattr(spft, "micro_loss", little)
+    assert_same(step([[0, 2], [4], [1, 3, 5]]), expected, 1e-4)
+    assert capsys.readouterr().out.count("tokens are cut in two") == 3
+    monkeypatch.setattr(spft, "micro_loss", partial(little, most=0))
+    with pytest.raises(DataError, match=r"no memory for a pair of \d+ tokens"):
+        step([[0]])
 
 
 @pytest.mark.parametrize("loss", ["spft", "sft"])

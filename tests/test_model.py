@@ -1,6 +1,7 @@
 """model.py against transformers' numbers (tests/goldens) and against its own obvious versions."""
 
 import doctest
+import functools
 import json
 import math
 import os
@@ -417,7 +418,7 @@ def test_merged_for_a_while_the_logits_are_those_of_the_saved_checkpoint(name, d
     lm.save_pretrained(model, tmp_path)
     saved, (rows, _) = lm.load_pretrained(tmp_path, dtype=dtype), golden(f"adapters/{name}")
     beside, layers = all_logits(model, rows), lm.lora_layers(model)
-    with lm.merged_adapters(model):
+    with lm.sampling(model):
         assert not lm.lora_layers(model)
         assert all(map(torch.equal, all_logits(model, rows), all_logits(saved, rows)))
     assert lm.lora_layers(model) == layers and model.adapter
@@ -1132,6 +1133,86 @@ def test_the_same_seed_gives_the_same_samples_and_another_others():
     assert lm.generate(model, prompts, 12, temperature=1.0, n=2, seed=1, batch_size=5) == first
     assert lm.generate(model, prompts, 12, temperature=1.0, n=2, seed=2, batch_size=5) != first
     assert torch.equal(torch.random.get_rng_state(), before)   # the global generator is not used
+
+
+def test_samples_do_not_depend_on_what_is_decoded_beside_them():
+    model = lm.random_model(lm.ModelConfig.tiny(70))
+    prompts = prompts_of(6, 12)
+    expected = lm.generate(model, prompts, 12, temperature=1.0, n=2, seed=1)
+    assert len({tuple(s.ids) for s in expected}) > 20
+    for batch_size in (1, 5):
+        assert lm.generate(model, prompts, 12, 1.0, 2, seed=1, batch_size=batch_size) == expected
+    order = [7, 3, 11]
+    alone = lm.generate(model, [prompts[i] for i in order], 12, 1.0, 2, [1 + i for i in order])
+    assert alone == [s for i in order for s in expected[2 * i:2 * i + 2]]
+
+
+class GraphOf:
+    """What a CUDA graph does, on a CPU: its output stays where it is and is overwritten."""
+
+    def __init__(self, run):
+        self.run, self.logits, self.replays = run, run(), 0
+
+    def replay(self):
+        self.logits.copy_(self.run())
+        self.replays += 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_steps_by_graphs_of_few_shapes_give_the_same_samples(temperature, monkeypatch):
+    model, graphs = lm.random_model(lm.ModelConfig.tiny(70)), {}
+    model.config.eos = (2, 5, 9)                           # rows come and go
+    prompts = prompts_of(5, 14) + prompts_of(6, 4, low=200, high=500)
+    expected = lm.generate(model, prompts, 40, temperature, batch_size=6)
+
+    def graphs_of(cache, model, rows, capacity, init=lm.KVCache.__init__):
+        init(cache, model, rows, capacity)
+        cache.graphs = {}
+
+    def capture(cache, rows, width):
+        ids, start = cache.ids[:rows, None], cache.start[:rows]
+        graph = graphs[rows, width] = GraphOf(
+            lambda: cache.advance(0, ids, start, torch.zeros_like(start), width))
+        return graph, graph.logits
+    monkeypatch.setattr(lm.KVCache, "__init__", graphs_of)
+    monkeypatch.setattr(lm.KVCache, "capture", capture)
+    monkeypatch.setitem(lm.SYNC_EVERY, "cpu", 8)
+    assert lm.generate(model, prompts, 40, temperature, batch_size=6) == expected
+    if temperature:
+        assert {rows for rows, _ in graphs} == {2, 4, 6}
+        assert {width for _, width in graphs} == {256, 512}
+    assert sum(graph.replays for graph in graphs.values()) > 10 * len(graphs)
+
+
+def test_fewer_rows_where_there_is_no_memory_for_all(monkeypatch, capsys):
+    model, prompts = lm.random_model(lm.ModelConfig.tiny(70)), prompts_of(6, 9)
+    expected = lm.generate(model, prompts, 12, temperature=1.0)
+    made, init = [], lm.KVCache.__init__
+
+    def little(cache, model, rows, capacity, most=4):
+        made.append(rows)
+        if rows > most:
+            raise torch.OutOfMemoryError
+        init(cache, model, rows, capacity)
+    monkeypatch.setattr(lm.KVCache, "__init__", little)
+    with lm.sampling(model):                               # the second call knows
+        assert all(lm.generate(model, prompts, 12, temperature=1.0) == expected for _ in range(2))
+    assert made == [9, 4, 1]                               # 1: the cache of shared prefixes
+    assert capsys.readouterr().out == (
+        "  not enough memory to decode 9 rows side by side: 4 now\n")
+    monkeypatch.setattr(lm.KVCache, "__init__", functools.partialmethod(little, most=0))
+    with pytest.raises(DataError, match="no memory for an answer behind .* tokens of prompt"):
+        lm.generate(model, prompts, 12)
+
+
+def test_sampled_tokens_reach_the_ends_of_the_distribution():
+    """u in (0, 1]: no token of probability 0, and none behind the last."""
+    logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]] * 3)
+    u = torch.tensor([2.0 ** -24, 0.5, 1.0])
+    assert lm.sample_token(logits, 1.0, u).tolist() == [1, 2, 2]
+    numbers = lm.random_numbers([1, 2, 1], 2, 5000)
+    assert numbers.shape == (6, 5000) and 0 < numbers.min() and numbers.max() <= 1
+    assert torch.equal(numbers[:2], numbers[4:]) and len(numbers.unique(dim=0)) == 4
 
 
 def spread_model(V=12):

@@ -30,6 +30,7 @@ import model as lm
 import spft
 import sqlexec
 from data.benchmarks import splits
+from data.benchmarks import task as task_room
 from data.benchmarks.reader import Example
 from data.benchmarks.splits import validation_share
 from data.prompts import values
@@ -37,6 +38,7 @@ from data.prompts.pairs import Pair, micro_batches, packed_length, steps_of
 from data.prompts.prompts import question_prompt, sql_prompt
 from data.prompts.schema_text import compact
 from data.report import resume
+from data.report.plan import in_words, seconds_left, steps_of_run
 from data.report.tables import (
     errors, interval, log_ratios, percent, show_log_ratios, show_result)
 from data.report.terminal import Stopped, stoppable
@@ -118,6 +120,28 @@ def test_results_have_a_row_for_every_model_and_split(finished):
     parents = {row["model"]: row["parent"] for row in finished.results}
     assert parents == {"base": "-", "sft": "base", "vbift-1": "sft", "vbift-2": "vbift-1",
                        "selfplay-1": best(finished).name}
+
+
+def test_a_run_says_what_comes_and_how_long_it_takes(finished):
+    lines = re.findall(r"^== (\[\d/5\]) ([\w-]+): .*?( \(about .* left\))?$", finished.stdout, re.M)
+    assert [line[:2] for line in lines] == [(f"[{i}/5]", name) for i, name in enumerate(LINE, 1)]
+    assert [bool(left) for _, _, left in lines] == [False] + 4 * [True]
+
+
+def test_time_left_is_what_a_run_at_its_pace_takes():
+    """0.01 s an answer and 0.02 s a training sequence, worked out from the steps that are done."""
+    cfg = Config(sft_epochs=2.0, epochs=1.0, rounds=1, questions=2, synthetic=60)
+    assert steps_of_run(cfg) == ["base", "sft", "vbift-1", "selfplay-1"]
+    sizes, answers = (100, 50, 200), [50, 50, 50 + 250, 50 + 320]
+    trained = [0, 400, 2 * (100 + 50), 2 * 160]
+    took = [0.01 * a + 0.02 * t for a, t in zip(answers, trained)]
+    for done in (2, 3):
+        seconds = dict(zip(steps_of_run(cfg), took[:done]))
+        left = seconds_left(cfg, sizes, steps_of_run(cfg)[done:], seconds)
+        assert left == pytest.approx(sum(took[done:]) + 4 * 200 * 0.01)
+    assert seconds_left(cfg, sizes, steps_of_run(cfg), {}) is None
+    assert seconds_left(cfg, sizes, steps_of_run(cfg)[1:], {"base": 0.5}) > 10
+    assert [in_words(s) for s in (20, 110, 9000)] == ["under a minute", "2 min", "2.5 h"]
 
 
 def ex(finished, name, split="val"):
@@ -280,8 +304,8 @@ def test_what_verification_finds_goes_into_the_next_round(finished, cli, world, 
         record = Candidate(name, "-", str(finished.out / "sft"), 1.0, 1.0)
         (out / name).mkdir(exist_ok=True)
         (out / name / "candidate.json").write_text(json.dumps(vars(record)))
-    reweight = spft.TemplatePool.reweight
-    monkeypatch.setattr(spft.TemplatePool, "reweight",
+    reweight = task_room.TemplatePool.reweight
+    monkeypatch.setattr(task_room.TemplatePool, "reweight",
                         lambda pool, wrong: fed.append(wrong) or reweight(pool, wrong))
     monkeypatch.setattr(spft, "fit",
                         lambda model, steps, *rest: (fits.update({rest[2]: steps}), (model, {}))[1])
@@ -291,6 +315,54 @@ def test_what_verification_finds_goes_into_the_next_round(finished, cli, world, 
     tokenizer = lm.Tokenizer(finished.out / "sft")
     trained = Counter(tokenizer.decode(ids[n:]) for ids, n in sequences(fits["vbift-2"]).items())
     assert [trained[text] for _, *pair in earlier for text in pair] == [1, 1, 1, 0, 0, 0]
+
+
+def test_synthetic_pairs_can_be_edited_before_they_are_trained_on(finished, cli, world, tmp_path):
+    """A struck line is not trained on, a changed question is; untouched, the run is the same."""
+    out = tmp_path / "run"
+    for name in ("base", "sft"):
+        shutil.copytree(finished.out / name, out / name)
+    shutil.copy(finished.out / "config.json", out)
+    code, stdout, stderr = cli("--stage", "synthesis", "--out", out)
+    path = out / "vbift-1" / "synthetic.jsonl"
+    assert (code, stderr) == (0, "") and f"synthetic pairs: {path}" in stdout
+    made, parts = rows(path), Counter(row["part"] for row in rows(path))
+    assert parts.keys() == {"train", "held out"} and not (out / "vbift-1/candidate.json").exists()
+    whole = shutil.copytree(out, tmp_path / "whole")
+    assert cli("--stage", "vbift", "--out", whole)[0] == 0
+    assert same_weights(whole / "vbift-1", finished.out / "vbift-1")
+    asked = Counter(row["question"] for row in [*made, *json.loads(
+        (world / "train.json").read_text())])
+    struck, changed, *kept = sorted((row for row in made if row["part"] == "train"),
+                                    key=lambda row: asked[row["question"]])
+    assert asked[struck["question"]] == 1
+    kept += [row for row in made if row["part"] != "train"]
+    path.write_text("\n".join(json.dumps(row) for row in
+                              [changed | {"question": "own words"}, *kept]) + "\n\n")
+    fits = {}
+    with pytest.MonkeyPatch.context() as patch:
+        spied(patch, fits, [])
+        assert cli("--stage", "vbift", "--out", out)[0] == 0
+    tokenizer = lm.Tokenizer(finished.out / "sft")
+    texts = [tokenizer.decode(ids) for ids in sequences(fits["vbift-1"])]
+    assert any("own words" in text for text in texts)
+    assert not any(text.endswith(struck["question"]) for text in texts)
+    assert len(rows(out / "vbift-1/synthetic.jsonl")) == len(made) - 1
+
+
+@pytest.mark.parametrize("line, word", [
+    ("{", "line 1: not JSON"), ("[]", "a line needs texts db_id, question, query"),
+    ('{"db_id": "zoo", "question": "q"}', "a line needs texts"),
+    ('{"db_id": "zoo", "question": 3, "query": "SELECT 1"}', "a line needs texts"),
+    ('{"db_id": "moon", "question": "q", "query": "SELECT 1"}', "moon")])
+def test_synthetic_pairs_that_were_edited_badly(finished, cli, tmp_path, line, word):
+    out = tmp_path / "run"
+    for name in ("base", "sft"):
+        shutil.copytree(finished.out / name, out / name)
+    (out / "vbift-1").mkdir()
+    (out / "vbift-1/synthetic.jsonl").write_text(line + "\n")
+    code, _, stderr = cli("--stage", "vbift", "--out", out)
+    assert_one_line(code, stderr, word)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -659,9 +731,9 @@ def test_answers_come_in_the_order_of_their_prompts(asked, monkeypatch):
                         **options: [Sample([*ids, i]) for ids in prompts for i in range(n)])
     prompts = [[i % 7, i] for i in range(150)]
     task = SimpleNamespace(cfg=Config(decode_batch=16), unfinished=Path("nowhere"))
-    monkeypatch.setattr(spft.Kept, "keep", lambda kept, i, result: result)
-    monkeypatch.setattr(lm, "digest", str)
-    samples = spft.Task.answer(task, None, prompts, "asked", 0.7, 2)
+    monkeypatch.setattr(task_room.Kept, "keep", lambda kept, i, result: result)
+    samples = spft.Task.answer(task, lm.random_model(lm.ModelConfig.tiny(9)), prompts,
+                                "asked", 0.7, 2)
     assert [s.ids for s in samples] == [[*ids, i] for ids in prompts for i in range(2)]
 
 
@@ -740,6 +812,22 @@ def test_one_adapter_of_the_first_base_model_goes_through_all_stages(lora_run, b
     assert 0 < moved < 0.1                                 # trained on, not begun again
 
 
+def test_candidates_kept_as_adapters_alone_are_those_of_a_full_run(lora_run, cli, world, tmp_path):
+    """Less on the disk, the same answers; a candidate is a --model like any other."""
+    out = tmp_path / "run"
+    words = ["--stage", "selfplay", "--rounds", 1, "--lora", 4, "--keep", "adapters"]
+    assert cli(*words, "--out", out)[::2] == (0, "")
+    assert not list(out.rglob("model.safetensors")) and results(out, "seconds") == results(
+        lora_run, "seconds")
+    answers = []
+    for run in (out, lora_run):
+        code, stdout, stderr = cli("--stage", "ask", "--model", run / "vbift-1", "--db", zoo(world),
+                                   "how many animals")
+        assert stderr == ""
+        answers.append((code, re.sub(r"\d+ ms", "", stdout)))
+    assert answers[0] == answers[1] and "SELECT" in answers[0][1]
+
+
 def test_adapters_of_random_weights_are_merged_from_stage_to_stage(cli, tmp_path):
     """No folder holds the random weights that an adapter would belong to."""
     words = ["--model", "random", "--lora", 2, "--rounds", 0, "--limit", 4, "--sft_epochs", 1]
@@ -766,6 +854,19 @@ def test_a_round_against_oneself_starts_at_log_2(finished, lora_run, monkeypatch
     spft.fit(main, steps, spft.self_play(cfg.lam), 1e-4, "x", cfg,
              watch=lambda step, value: values.append(float(value)))
     assert abs(values[0] - math.log(2)) < 1e-3
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_in_one_line(cli, tmp_path, monkeypatch):
+    """Nothing is written of it."""
+    micro_loss, calls = spft.micro_loss, count(1)
+
+    def broken(*arguments):
+        value, sums = micro_loss(*arguments)
+        return (value * torch.inf if next(calls) > 3 else value), sums
+    monkeypatch.setattr(spft, "micro_loss", broken)
+    code, _, stderr = cli("--stage", "sft", "--out", tmp_path / "run")
+    assert_one_line(code, stderr, "sft, step ", "the gradient is not finite (loss inf)")
+    assert not (tmp_path / "run/sft/model.safetensors").exists()
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -803,7 +904,7 @@ def test_another_seed_gives_other_weights(finished, cli, tmp_path):
 
 
 @pytest.mark.parametrize("name, value", [("seed", 1), ("lam", 0.3), ("batch", 7), ("limit", 5),
-                                         ("threads", 2)])
+                                         ("lora", 2)])
 def test_an_out_made_with_other_settings_is_refused(finished, cli, idle, name, value):
     before = content(finished.out)
     code, _, stderr = cli("--stage", "selfplay", "--out", finished.out, f"--{name}", value)
@@ -899,20 +1000,16 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("loss, opponent", [("spft", "weak"), ("dpo", "weak"), ("sft", "weak"),
                                             ("spin", "strong")])
-def test_best_plays_weakest(monkeypatch, loss, opponent):
+def test_best_plays_weakest(loss, opponent):
     """SPIN's opponent is the main model's own start."""
-    met = []
+    def begin(task, name, text):
+        raise Stop(text)
 
-    def meet(cfg, name, main, other, candidates):
-        met.extend([main.name, other.name])
-        raise Stop
-
-    monkeypatch.setattr(spft, "show_players", meet)
     candidates = [Candidate(name, "-", "", ex) for name, ex in
                   (("mean", 40.0), ("weak", 10.0), ("strong", 70.0), ("fair", 55.0))]
-    with pytest.raises(Stop):
-        spft.selfplay_round(Config(loss=loss), None, None, "play-1", candidates)
-    assert met == ["strong", opponent]
+    with pytest.raises(Stop, match=rf"main strong \(EX 70.0\) plays opponent {opponent} "):
+        spft.selfplay_round(Config(loss=loss), None, SimpleNamespace(begin=begin), "play-1",
+                            candidates)
 
 
 def test_of_equal_candidates_the_newest_is_main():
@@ -946,7 +1043,6 @@ def test_who_answers_and_what_each_loss_takes(monkeypatch, loss):
     run = SimpleNamespace(synthetic=lambda round: [Example("zoo", "made", "SELECT 2")],
                           cached_pairs=lambda name, about, sample: sample())
     monkeypatch.setattr(spft, "load_model", lambda cfg, folder, train=False: folder)
-    monkeypatch.setattr(lm, "digest", str)
     monkeypatch.setattr(spft, "with_logprobs", lambda model, pairs, name="": [
         spft.replace(pair, opponent=(model, model)) for pair in pairs])
     cfg, rng = Config(loss=loss), random.Random(0)
@@ -1740,7 +1836,8 @@ def test_a_run_goes_on_elsewhere_and_with_settings_that_change_nothing(
     data = shutil.copytree(world, tmp_path / "data of it")
     model = shutil.copytree(base, tmp_path / "base of it")
     code, stdout, stderr = cli("--stage", "selfplay", "--out", out, "--data", data, "--model",
-                               model, "--timeout", 9, "--decode_batch", 7)
+                               model, "--timeout", 9, "--decode_batch", 7, "--threads", 2,
+                               "--micro_tokens", 99, "--recompute", 1)
     assert (code, stderr) == (0, "")
     assert results(out, "seconds") == results(finished.out, "seconds")
 

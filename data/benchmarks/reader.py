@@ -22,10 +22,11 @@ import sqlite3
 import time
 import zlib
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 
+from data.report.files import read_lines
 from data.schema import listed_schema, read_schema
 from sqlexec import DataError
 
@@ -209,6 +210,21 @@ class Data:
                     raise DataError(f"{place}: not an object with a db_id")
                 found.setdefault(self._spelled(record["db_id"]), (record, place))
         return found
+
+
+def read_examples(path):
+    """Examples, a line each, that a run wrote and a person may have edited; DataError naming the
+    file where one is malformed."""
+    names = [field.name for field in fields(Example)]
+    found = []
+    for row in read_lines(path):
+        record = {name: row[name] for name in names if name in row} if type(row) is dict else {}
+        if not all(record.get(name) for name in names[:3]) or not all(
+                isinstance(value, str) for value in record.values()):
+            raise DataError(f"{path}: a line needs texts {', '.join(names[:3])}: "
+                            f"{json.dumps(row)[:80]}")
+        found.append(Example(**record))
+    return found
 
 
 def _split_files(folder, split):

@@ -9,6 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from model import common_prefix
+from sqlexec import DataError
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,15 @@ def steps_of(pairs, epochs, batch, rng, share=8):
             if left == 0:
                 break
     return steps
+
+
+def halves(part):
+    """A micro-batch in two; DataError where it is a single pair."""
+    if len(part) == 1 and len(part[0]) == 1:
+        raise DataError(f"the GPU has no memory for a pair of {packed_length(part[0])} tokens: "
+                        "try --recompute 1")
+    rows, whole = (part, lambda half: half) if len(part) > 1 else (part[0], lambda half: [half])
+    return whole(rows[:len(rows) // 2]), whole(rows[len(rows) // 2:])
 
 
 def packed_length(chunk):

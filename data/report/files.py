@@ -4,6 +4,8 @@ import json
 import os
 from contextlib import contextmanager
 
+from sqlexec import DataError
+
 
 @contextmanager
 def whole(path):
@@ -33,7 +35,14 @@ def write_lines(path, rows):
 
 
 def read_lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The JSON values of a file's lines, empty ones left out; DataError naming a malformed one."""
+    values = []
+    for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            values += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise DataError(f"{path}, line {i}: not JSON ({error})") from None
+    return values
 
 
 def first_line(path):

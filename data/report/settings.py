@@ -62,8 +62,9 @@ def group_of(Settings, groups, name):
 
 
 # Settings that change nothing of what a run directory holds already.
-FREE = ("stage", "data", "model", "base_model", "out", "timeout", "decode_batch", "loss", "test",
-        "split", "db", "samples", "question")
+FREE = ("stage", "data", "model", "base_model", "out", "timeout", "decode_batch", "micro_tokens",
+        "recompute", "device", "threads", "keep", "loss", "test", "split", "db", "samples",
+        "question")
 SAID = ("data", "model")       # but said there; their content decides
 # Settings whose defaults depend on the size of --model: up to so many millions of parameters.
 RECIPES = {

@@ -15,15 +15,6 @@ def banner(name, text):
     print(f"\n== {name}: {text}", flush=True)
 
 
-def numbered(cfg, name, line="selfplay"):
-    """A candidate's name with its place in the plan of --stage: [2/6] sft.  line: what the rounds
-    of --loss are called."""
-    stage = ("sft", "vbift", "selfplay").index(cfg.stage)
-    plan = ["base", "sft"] + [f"vbift-{r + 1}" for r in range(cfg.rounds)] * (stage > 0)
-    plan += [f"{line}-{r + 1}" for r in range(cfg.selfplay_rounds)] * (stage > 1)
-    return f"[{plan.index(name) + 1}/{len(plan)}] {name}" if name in plan else name
-
-
 def counts(counter):
     most_first = sorted(counter.items(), key=lambda pair: (-pair[1], pair[0]))
     return ", ".join(f"{key} {n}" for key, n in most_first if n) or "none"
@@ -85,9 +76,7 @@ def changes(before, after):
             [p for p in pairs if p[0]["correct"] and not p[1]["correct"]])
 
 
-def show_players(cfg, name, main, opponent, candidates):
-    banner(name, f"main {main.name} (EX {main.ex:.1f}) plays opponent {opponent.name} "
-                 f"({opponent.ex:.1f}); base {cfg.model}")
+def show_candidates(candidates):
     print("  candidates: " + ", ".join(f"{c.name} {c.ex:.1f} (from {c.parent})"
                                        for c in candidates))
 

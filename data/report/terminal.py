@@ -102,14 +102,14 @@ def fail(name, message):
     return 2
 
 
-def run_command(name, work, goes_on=lambda: False):
-    """The exit code of work(), where None is 0 too: 2 after one line for bad input, 128 + signal
-    where it was stopped.  goes_on(): whether the same command then continues."""
+def run_command(name, work, goes_on=lambda: False, errors=()):
+    """The exit code of work(), where None is 0 too: 2 after one line for bad input and `errors`,
+    128 + signal where it was stopped.  goes_on(): whether the same command then continues."""
     name = name and f"{name}: "
     with safe_output(), stoppable():
         try:
             return work()
-        except (DataError, OSError) as error:
+        except (DataError, OSError, *errors) as error:
             return fail(name, error)
         except KeyboardInterrupt as stop:
             print(f"\n{name}stopped" + "; the same command continues" * goes_on(), file=sys.stderr)
