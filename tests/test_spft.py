@@ -1043,6 +1043,7 @@ def test_who_answers_and_what_each_loss_takes(monkeypatch, loss):
     run = SimpleNamespace(synthetic=lambda round: [Example("zoo", "made", "SELECT 2")],
                           cached_pairs=lambda name, about, sample: sample())
     monkeypatch.setattr(spft, "load_model", lambda cfg, folder, train=False: folder)
+    monkeypatch.setattr(lm, "digest", str)
     monkeypatch.setattr(spft, "with_logprobs", lambda model, pairs, name="": [
         spft.replace(pair, opponent=(model, model)) for pair in pairs])
     cfg, rng = Config(loss=loss), random.Random(0)
@@ -1800,10 +1801,29 @@ def test_the_likeliest_question_that_names_all_values_is_kept(capsys, monkeypatc
         text=lambda sample: sample.ids, to_sql=lambda example: Pair("zoo", [], example.question))
     monkeypatch.setattr(spft, "with_logprobs", lambda model, pairs, name: [
         spft.replace(pair, opponent=(-len(pair.gold),)) for pair in pairs])
-    written = spft.write_questions(Config(questions=2), task, None, random.Random(0), examples)
+    cfg = Config(questions=2, least_logp=-99)
+    written = spft.write_questions(cfg, task, None, random.Random(0), examples)
     assert [e.question for e in written] == ["each LION", "one with ion", "older"]
     assert [e.query for e in written] == [e.query for e in examples[:3]]
     assert "question unfinished 1, value not named 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("logps, kept", [
+    ([-1, -5, -6, -2, -3, -4], [0, 1, 3, 4, 5]),      # one below -5
+    ([-9, -8, -7, -6, -5.5, -5.1], [2, 3, 4, 5]),     # all, of which a third is dropped
+    ([-9], [0]), ([], [])])
+def test_garbled_questions_are_dropped_a_third_at_most(logps, kept, capsys, monkeypatch):
+    examples = [Example("zoo", "", f"SELECT {i}") for i in range(len(logps))]
+    task = SimpleNamespace(
+        prompts=SimpleNamespace(question=lambda example: "?"),
+        answer=lambda model, prompts, *rest: [Sample(f"q{i}", 0) for i in range(len(prompts))],
+        text=lambda sample: sample.ids, to_sql=lambda example: Pair("zoo", [], [example.question]))
+    monkeypatch.setattr(spft, "with_logprobs", lambda model, pairs, name: [
+        spft.replace(pair, opponent=(logp,)) for pair, logp in zip(pairs, logps)])
+    written = spft.write_questions(Config(questions=1), task, None, random.Random(0), examples)
+    assert [e.question for e in written] == [f"q{i}" for i in kept]
+    dropped = len(logps) - len(kept)
+    assert (f"garbled {dropped}" if dropped else "dropped: none") in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words, hint", [
@@ -1866,7 +1886,7 @@ def test_the_page_of_a_run_opens_offline_and_holds_what_the_run_did(finished):
     for name in LINE:
         row = f"{ex(finished, name):.1f}</td><td class=\"n\">{ex(finished, name, 'test'):.1f}"
         assert row in page
-    assert page.count("<img") == 2 and "Synthetic pairs of vbift-2" in page
+    assert page.count("<img") == 1 + len(LINE[1:]) and "Synthetic pairs of vbift-2" in page
     assert f"<h2>{candidate(finished.out, 'sft')['parent']} to sft on test: " in page
     game = candidate(finished.out, "selfplay-1")["metrics"]["game"]
     assert "One game of selfplay-1" in page and game["question"] in page

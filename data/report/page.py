@@ -28,12 +28,15 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1100px; 
 h1 { font-size: 26px; margin: 24px 0 0 } h2 { font-size: 20px; margin: 36px 0 8px }
 table { border-collapse: collapse; margin: 8px 0 } th { text-align: left; font-weight: 600 }
 td, th { padding: 4px 14px 4px 0; border-bottom: 1px solid #dde3ea; vertical-align: top }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-code { font: 13px/1.5 ui-monospace, monospace; overflow-wrap: anywhere }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
+table { white-space: nowrap } .pairs, .facts { white-space: normal }
+.pairs { table-layout: fixed; width: 100% } summary { cursor: pointer; padding: 4px 0 }
+code { font: 13px/1.5 ui-monospace, monospace } code, td + td { overflow-wrap: anywhere }
 .wide { overflow-x: auto } .quiet { color: #5b6b7b } img { max-width: 100%; height: auto }
 .good { color: #0b7a3b } .bad { color: #b3261e }
 @media (max-width: 600px) { .pairs tr, .pairs td { display: block; border: 0; padding: 1px 0 }
-  .pairs tr { border-bottom: 1px solid #dde3ea; padding: 8px 0 } .pairs th { display: none } }
+  .pairs tr { border-bottom: 1px solid #dde3ea; padding: 8px 0 } .pairs th { display: none }
+  .pairs td::before { content: attr(data-head) ": "; color: #5b6b7b; font-size: 13px } }
 """
 
 
@@ -52,8 +55,9 @@ def table(head, rows, kind=""):
     """Cells are HTML; a column whose head ends in * holds numbers."""
     number = [' class="n"' if name.endswith("*") else "" for name in head]
     top = "".join(f"<th{n}>{text(name.rstrip('*'))}</th>" for n, name in zip(number, head))
-    body = "".join("<tr>" + "".join(f"<td{n}>{cell}</td>" for n, cell in zip(number, row))
-                   + "</tr>\n" for row in rows)
+    body = "".join("<tr>" + "".join(
+        f'<td{n} data-head="{text(name)}">{cell}</td>' if kind == "pairs" else f"<td{n}>{cell}</td>"
+        for n, name, cell in zip(number, head, row)) + "</tr>\n" for row in rows)
     return f'<div class="wide"><table class="{kind}"><tr>{top}</tr>\n{body}</table></div>'
 
 
@@ -114,20 +118,20 @@ def curves(folder, run):
             if (path := folder / name / "metrics.jsonl").exists()}
     if not kept:
         return ""
-    figure = drawing(3.6 * len(kept), 4.6)
-    axes = figure.subplots(2, len(kept), squeeze=False)
-    for (top, bottom), (name, lines) in zip(axes.T, kept.items()):
+    pictures = []
+    for name, lines in kept.items():
+        figure = drawing(3.2, 4.2)
+        top, bottom = figure.subplots(2)
         top.plot([line["step"] for line in lines], [line["loss"] for line in lines])
-        top.set_title(name)
+        top.set(title=name, ylabel="loss")
         for key in ("log p of gold", "log p of wrong samples"):
             points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
             if points:
                 bottom.plot(*zip(*points), label=key)
         bottom.legend(fontsize=8)
-        bottom.set_xlabel("step")
-    axes[0, 0].set_ylabel("loss")
-    axes[1, 0].set_ylabel("log p of an answer")
-    return "<h2>Training</h2>" + picture(figure, "loss and log-probabilities by step")
+        bottom.set(xlabel="step", ylabel="log p of an answer")
+        pictures.append(picture(figure, f"loss and log-probabilities of {name} by step"))
+    return "<h2>Training</h2>" + "\n".join(pictures)
 
 
 def rounds(folder, run, split):
@@ -141,8 +145,8 @@ def rounds(folder, run, split):
                          f"fixed, {len(broken)} broken</h2>")
         for kind, pairs in (("fixed", fixed), ("broken", broken)):
             if pairs:
-                parts.append(f"<p>{kind}, {min(SHOWN, len(pairs))} of {len(pairs)}:</p>"
-                             + change_table(pairs))
+                parts.append(f"<details><summary>{kind}, {min(SHOWN, len(pairs))} of "
+                             f"{len(pairs)}</summary>{change_table(pairs)}</details>")
     return "\n".join(parts)
 
 
@@ -179,10 +183,11 @@ def synthetic(folder, run):
             shown = random.Random(0).sample(rows, min(SHOWN, len(rows)))
             parts.append(f"<h2>Synthetic pairs of {text(name)}</h2><p>{counted['train']} to train "
                          f"on; held back: {counted['y+']} answered right, {counted['y-']} wrong."
-                         "</p>" + table(["question", "SQL", "database", "verdict"], [
+                         "</p><details><summary>a sample</summary>" + table(
+                             ["question", "SQL", "database", "verdict"], [
                              [text(row["question"]), code(row["query"]), text(row["db_id"]),
                               {"y+": "right", "y-": "wrong"}.get(row["part"], "")]
-                             for row in shown], "pairs"))
+                             for row in shown], "pairs") + "</details>")
     return "\n".join(parts)
 
 
@@ -193,7 +198,7 @@ def game(folder, name, record):
         return ""
     rows = [[key, code(value) if key in ("gold", "opponent") else text(value)]
             for key, value in found.items()]
-    return f"<h2>One game of {text(name)}</h2>" + table(["", ""], rows)
+    return f"<h2>One game of {text(name)}</h2>" + table(["", ""], rows, "facts")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -222,7 +227,7 @@ def write_page(folder):
         rounds(folder, run, split), f"<h2>Wrong answers on {split}</h2>",
         errors(folder, run, split), synthetic(folder, run), "<h2>Settings</h2>",
         table(["setting", "value"] * 2, grouped([text(x) for pair in settings.items()
-                                                 for x in pair], 4))]
+                                                 for x in pair], 4), "facts")]
     write_text(folder / "report.html",
                '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
                f'content="width=device-width"><title>{text(folder.resolve().name)}</title>'

@@ -35,7 +35,7 @@ def seconds_left(cfg, sizes, left, seconds):
     sizes: numbers of labelled questions in train, val and test; seconds: {name: of a step that is
     done}."""
     train, val, test = sizes
-    if not seconds.get("base") or not val:
+    if "base" not in seconds or not val:
         return None
     answer = seconds["base"] / val
     done = [(took, *work_of(cfg, name, train, val)) for name, took in seconds.items()]
