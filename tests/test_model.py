@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -1182,6 +1183,54 @@ def test_steps_by_graphs_of_few_shapes_give_the_same_samples(temperature, monkey
         assert {rows for rows, _ in graphs} == {2, 4, 6}
         assert {width for _, width in graphs} == {256, 512}
     assert sum(graph.replays for graph in graphs.values()) > 10 * len(graphs)
+
+
+def test_attention_on_a_gpu_is_not_cudnns():
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_each_rank_reads_onto_its_own_gpu(monkeypatch):
+    """safetensors takes "cuda" for GPU 0, whatever torch.cuda.set_device said."""
+    asked = []
+
+    def opened(path, framework, device):
+        asked.append(device)
+        raise OSError("seen")
+    monkeypatch.setattr(lm, "safe_open", opened)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    for device in ("cuda", torch.device("cuda"), "cpu"):
+        with pytest.raises(DataError, match="seen"):
+            list(lm.read_tensors("x", device))
+    assert asked == ["cuda:3", "cuda:3", "cpu"]
+
+
+@pytest.mark.parametrize("quota, cores", [
+    ("200000 100000", 2), ("50000 100000", 1), ("max 100000", 8), (OSError(), 8)])
+def test_cores_of_a_container_are_those_of_its_quota(monkeypatch, quota, cores):
+    def read(path):
+        if isinstance(quota, OSError):
+            raise quota
+        return quota
+    monkeypatch.setattr(lm.os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(lm.Path, "read_text", read)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert (lm.cpus(), lm.cpus_per_rank()) == (cores, max(1, cores // 2))
+
+
+def test_weights_go_to_the_file_one_by_one(tmp_path, monkeypatch):
+    """Merged weights of two layers are never on the device together."""
+    model, alive = lm.random_model(lm.ModelConfig.tiny(70)), []
+    lm.add_lora(model, 2)
+    merged = lm.LoRALinear.merged
+
+    def counted(layer):
+        assert not [w for w in alive if w() is not None]
+        weight = merged(layer).to(torch.float64)           # .to("cpu", float32) copies it
+        alive.append(weakref.ref(weight))
+        return weight
+    monkeypatch.setattr(lm.LoRALinear, "merged", counted)
+    lm.save_pretrained(model, tmp_path, torch.float32)
+    assert len(alive) == 14
 
 
 def test_fewer_rows_where_there_is_no_memory_for_all(monkeypatch, capsys):
