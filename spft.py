@@ -63,6 +63,7 @@ from data.benchmarks.reader import Example, read_examples
 from data.benchmarks.task import Task
 from data.prompts.pairs import chunked, halves, micro_batches, packed_length, steps_of
 from data.prompts.prompts import FORMS, text_values
+from data.prompts.tokenizer import Tokenizer
 from data.report.ask import Asker, voted
 from data.report.files import first_line, read_lines
 from data.report.page import write_page
@@ -850,7 +851,7 @@ def load_model(cfg, folder, train=False):
 def run_stage(cfg):
     """Do what --stage asks for; the exit code, where None is 0 too."""
     with Verifier(workers=lm.cpus_per_rank(), timeout=cfg.timeout) as verifier:
-        tokenizer = lm.Tokenizer(BASE if cfg.model == "random" else cfg.model, cfg.base_model)
+        tokenizer = Tokenizer(BASE if cfg.model == "random" else cfg.model, cfg.base_model)
         if cfg.stage == "ask":
             return run_ask(cfg, tokenizer, verifier)
         task = Task(cfg, tokenizer, verifier, partial(synthetic_validation, cfg))

@@ -100,10 +100,11 @@ def write_base(folder):
     """A checkpoint folder with random weights, its tokeniser learned on the world's texts."""
     import model as lm                  # torch is for the tests that need it
     from data.pretraining.tokenizer import train_tokenizer
+    from data.prompts.tokenizer import Tokenizer
     texts = [text for rows in PAIRS.values() for _, question, sql in rows
              for text in (f"question: {question}\nsql:\n", sql)]
     train_tokenizer(texts + list(DATABASES.values()), 420, folder)
-    tokenizer = lm.Tokenizer(folder)
+    tokenizer = Tokenizer(folder)
     config = lm.ModelConfig.tiny(tokenizer.core.get_vocab_size(), 64, layers=1,
                                  eos=(tokenizer.end,))
     lm.save_pretrained(lm.random_model(config), folder)
@@ -128,8 +129,8 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer(base):
-    import model as lm
-    return lm.Tokenizer(base)
+    from data.prompts.tokenizer import Tokenizer
+    return Tokenizer(base)
 
 
 @pytest.fixture(scope="session")

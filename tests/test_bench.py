@@ -14,7 +14,6 @@ import bench_train  # noqa: E402
 
 import model as lm  # noqa: E402
 import peers  # noqa: E402
-import spft  # noqa: E402
 from data.prompts.pairs import Pair  # noqa: E402
 from peers import Peer, cut  # noqa: E402
 

@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT
 
 import model as lm
+from data.prompts.tokenizer import Tokenizer
 
 GOLDEN = json.loads((ROOT / "tests/goldens/real_models.json").read_text())
 FOLDERS = Path(os.environ.get("SPFT_MODELS") or ROOT.parent / "models")
@@ -41,13 +42,13 @@ def model(folder, golden):
 
 
 def test_texts_have_the_ids_of_transformers(folder, golden):
-    tokenizer = lm.Tokenizer(folder)
+    tokenizer = Tokenizer(folder)
     for text, ids in zip(GOLDEN["texts"], golden["ids"], strict=True):
         assert tokenizer.encode(text) == ids, text
 
 
 def test_prompts_have_the_ids_of_transformers_chat_template(folder, golden):
-    tokenizer = lm.Tokenizer(folder)
+    tokenizer = Tokenizer(folder)
     for text, ids in zip(GOLDEN["prompts"], golden["prompts"], strict=True):
         assert tokenizer.prompt(text) == ids, text
     assert tokenizer.encode(GOLDEN["answer"]) + [tokenizer.end] == golden["answer"]

@@ -37,6 +37,7 @@ from data.prompts import values
 from data.prompts.pairs import Pair, micro_batches, packed_length, steps_of
 from data.prompts.prompts import question_prompt, sql_prompt
 from data.prompts.schema_text import compact
+from data.prompts.tokenizer import Tokenizer, chat_template
 from data.report import resume
 from data.report.plan import in_words, seconds_left, steps_of_run
 from data.report.tables import (
@@ -266,7 +267,7 @@ def test_a_bad_gold_is_neither_y_plus_nor_y_minus_nor_a_pair(finished, cli, tmp_
     made = [row for r in (1, 2) for row in rows(out / f"vbift-{r}" / "synthetic.jsonl")]
     assert not any("GROUP BY" in row["query"] for row in made if row["part"] != "train")
     assert any("GROUP BY" in row["query"] for row in made if row["part"] == "train")
-    decode = lm.Tokenizer(out / "sft").decode
+    decode = Tokenizer(out / "sft").decode
     golds = [decode(ids[n:]) for item in flat(fits["selfplay-1"])
              for ids, n in item.sequences[:1]]
     assert golds and not any("GROUP BY" in gold for gold in golds)
@@ -312,7 +313,7 @@ def test_what_verification_finds_goes_into_the_next_round(finished, cli, world, 
     code, _, stderr = cli("--stage", "vbift", "--out", out)
     assert (code, stderr) == (0, "") and list(fits) == ["vbift-2"]
     assert fed[-1] == keys[2:]
-    tokenizer = lm.Tokenizer(finished.out / "sft")
+    tokenizer = Tokenizer(finished.out / "sft")
     trained = Counter(tokenizer.decode(ids[n:]) for ids, n in sequences(fits["vbift-2"]).items())
     assert [trained[text] for _, *pair in earlier for text in pair] == [1, 1, 1, 0, 0, 0]
 
@@ -343,7 +344,7 @@ def test_synthetic_pairs_can_be_edited_before_they_are_trained_on(finished, cli,
     with pytest.MonkeyPatch.context() as patch:
         spied(patch, fits, [])
         assert cli("--stage", "vbift", "--out", out)[0] == 0
-    tokenizer = lm.Tokenizer(finished.out / "sft")
+    tokenizer = Tokenizer(finished.out / "sft")
     texts = [tokenizer.decode(ids) for ids in sequences(fits["vbift-1"])]
     assert any("own words" in text for text in texts)
     assert not any(text.endswith(struck["question"]) for text in texts)
@@ -407,10 +408,10 @@ def test_prompts_fit_the_models_context(world, base, tmp_path):
     folder = shutil.copytree(base, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     example = Example("zoo", "names of keepers", "SELECT COUNT(*) FROM animal")
-    whole = spft.Task(Config(data=str(world)), lm.Tokenizer(base), None).prompts
+    whole = spft.Task(Config(data=str(world)), Tokenizer(base), None).prompts
     (folder / "config.json").write_text(json.dumps(
         {**config, "max_position_embeddings": len(whole.sql(example)) + 19}))
-    task = spft.Task(Config(data=str(world), max_new=20), lm.Tokenizer(folder), None)
+    task = spft.Task(Config(data=str(world), max_new=20), Tokenizer(folder), None)
     for ids in (task.prompts.sql(example), task.prompts.sql(example, train=True),
                 task.prompts.question(example)):
         assert len(ids) + 20 <= task.tokenizer.context
@@ -423,7 +424,7 @@ def test_a_model_stops_at_its_tokenisers_end_where_its_config_has_none(base, tmp
     folder = shutil.copytree(base, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
-    assert lm.load_pretrained(folder).config.eos == (lm.Tokenizer(folder).end,)
+    assert lm.load_pretrained(folder).config.eos == (Tokenizer(folder).end,)
 
 
 def test_training_and_sampling_see_the_same_prompts_token_by_token(finished):
@@ -432,7 +433,7 @@ def test_training_and_sampling_see_the_same_prompts_token_by_token(finished):
     asked = set(map(tuple, finished.asked))
     trained = {ids[:n] for ids, n in sequences(finished.fits["sft"]).items()}
     played = {ids[:n] for ids, n in sequences(finished.fits["selfplay-1"]).items()}
-    for_sql = lm.Tokenizer(finished.out / "sft").encode("\nsql:\n")
+    for_sql = Tokenizer(finished.out / "sft").encode("\nsql:\n")
     to_sql = {ids for ids in trained if ids[-len(for_sql):] == tuple(for_sql)}
     assert len(to_sql) == 20 and to_sql <= asked
     assert to_sql <= played <= asked
@@ -443,7 +444,7 @@ def test_a_chat_template_frames_training_and_sampling_alike(world, base, tmp_pat
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
         "{% if add_generation_prompt %} [assistant]{% endif %}")
-    tokenizer = lm.Tokenizer(folder)
+    tokenizer = Tokenizer(folder)
     task = spft.Task(Config(data=str(world)), tokenizer, None)
     example = Example("zoo", "names of lion", "SELECT name")
     pair = task.to_sql(example)
@@ -465,8 +466,8 @@ def test_a_chat_template_frames_training_and_sampling_alike(world, base, tmp_pat
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_prompts_open_with_examples_and_show_values_where_asked(world, base, chat):
-    tokenizer = lm.Tokenizer(base)
-    tokenizer.template = lm.chat_template(base, "{{ messages[0].content }}") if chat else None
+    tokenizer = Tokenizer(base)
+    tokenizer.template = chat_template(base, "{{ messages[0].content }}") if chat else None
     with Verifier(workers=1) as verifier:
         task = spft.Task(Config(data=str(world), shots=2, cell_values=1, seed=3), tokenizer,
                          verifier)
@@ -482,7 +483,7 @@ def test_prompts_open_with_examples_and_show_values_where_asked(world, base, cha
 
 def test_more_examples_than_there_are_training_questions_are_refused(world, base):
     with Verifier(workers=1) as verifier, pytest.raises(sqlexec.DataError, match="--shots 1000"):
-        spft.Task(Config(data=str(world), shots=1000), lm.Tokenizer(base), verifier)
+        spft.Task(Config(data=str(world), shots=1000), Tokenizer(base), verifier)
 
 
 def test_what_nobody_set_follows_the_size_of_the_checkpoint(base, monkeypatch):
@@ -961,7 +962,7 @@ def key(item):
 def test_self_play_trains_on_right_and_wrong_samples(finished):
     games = flat(finished.fits["selfplay-1"])
     assert {item.R for item in games} == {0.0, 1.0}
-    tokenizer = lm.Tokenizer(finished.out / "sft")
+    tokenizer = Tokenizer(finished.out / "sft")
     for item in games:
         gold, sample = (tokenizer.decode(ids[n:]) for ids, n in item.sequences)
         assert item.R == 0 or gold != sample
@@ -1066,7 +1067,7 @@ def test_who_answers_and_what_each_loss_takes(monkeypatch, loss):
 
 def test_pairs_are_kept_with_what_a_person_wants_to_see(finished):
     """An answer of the opponent for each prompt, its verdict, token ids and log-probabilities."""
-    tokenizer = lm.Tokenizer(finished.out / "sft")
+    tokenizer = Tokenizer(finished.out / "sft")
     for row in finished.pairs:
         assert row["question"] and row["gold"].startswith("SELECT")
         assert tokenizer.decode(row["sample"]).strip() == row["pred"]

@@ -23,6 +23,7 @@ from data.pretraining.tokenizer import train_tokenizer
 from data.prompts.pairs import Pair, packed_length
 from data.prompts.prompts import question_prompt, sql_prompt
 from data.prompts.schema_text import compact
+from data.prompts.tokenizer import Tokenizer
 from data.report.files import write_json
 from data.report.terminal import run_command
 
@@ -117,10 +118,10 @@ def starting_point(args):
     if args.model:
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (args.out / name).write_bytes((args.model / name).read_bytes())
-        return lm.load_pretrained(args.model), lm.Tokenizer(args.out)
+        return lm.load_pretrained(args.model), Tokenizer(args.out)
     make_tokenizer(args.out, random.Random(args.seed))
     shape = lm.ModelConfig.tiny(VOCABULARY, 192, 4, 4, 2)
-    return lm.random_model(shape, args.seed), lm.Tokenizer(args.out)
+    return lm.random_model(shape, args.seed), Tokenizer(args.out)
 
 
 def pretrain(args):

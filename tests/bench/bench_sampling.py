@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 import torch  # noqa: E402
 
 import model as lm  # noqa: E402
+from data.prompts.tokenizer import Tokenizer  # noqa: E402
 import spft  # noqa: E402
 from bench_model import show  # noqa: E402
 from peers import Peer  # noqa: E402
@@ -75,7 +76,7 @@ def row_of(task, examples, split, seconds, samples, first):
 def measured(cfg, options):
     """(how many questions, a row of each way to answer them)."""
     with Verifier(workers=lm.cpus_per_rank(), timeout=cfg.timeout) as verifier:
-        task, rows = spft.Task(cfg, lm.Tokenizer(cfg.model, cfg.base_model), verifier), []
+        task, rows = spft.Task(cfg, Tokenizer(cfg.model, cfg.base_model), verifier), []
         examples = task.usable(cfg.split)
         examples = random.Random(0).sample(examples, min(options.n, len(examples)))
         prompts, first = [task.prompts.sql(e) for e in examples], None

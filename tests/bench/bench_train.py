@@ -30,6 +30,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 import torch  # noqa: E402
 
 import model as lm  # noqa: E402
+from data.prompts.tokenizer import Tokenizer  # noqa: E402
 import spft  # noqa: E402
 from bench_model import resident  # noqa: E402
 from peers import Peer  # noqa: E402
@@ -44,7 +45,7 @@ COLUMNS = {"step": (4, "d"), "seconds": (9, ".2f"), "tokens": (8, "d"), "tokens/
 def first_steps(cfg, count):
     """The first steps of an epoch, of about 32 pairs each."""
     with Verifier(timeout=cfg.timeout) as verifier:
-        task = spft.Task(cfg, lm.Tokenizer(cfg.model, cfg.base_model), verifier)
+        task = spft.Task(cfg, Tokenizer(cfg.model, cfg.base_model), verifier)
         pairs = task.both_directions(task.train)
         return spft.steps_of(pairs, 1, 32, random.Random(0))[:count]
 

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch                                                                        # noqa: E402
 
 import model as lm                                                                  # noqa: E402
+from data.prompts.tokenizer import Tokenizer                                        # noqa: E402
 from data.report.files import read_lines, write_text                                # noqa: E402
 from data.report.resume import forget                                               # noqa: E402
 from data.report.tables import percent                                              # noqa: E402
@@ -245,7 +246,7 @@ def main(arguments=None):
         torch.set_num_threads(cfg.threads)
         join_ranks(cfg.device)
         with Verifier(workers=lm.cpus_per_rank(), timeout=cfg.timeout) as verifier:
-            tokenizer = lm.Tokenizer(BASE if cfg.model == "random" else cfg.model)
+            tokenizer = Tokenizer(BASE if cfg.model == "random" else cfg.model)
             run_experiment(cfg, Task(cfg, tokenizer, verifier), own.seeds)
         leave_ranks()
 

@@ -18,6 +18,7 @@ import types
 from pathlib import Path
 
 import peft
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -29,6 +30,7 @@ from data.benchmarks.reader import Data                                   # noqa
 from data.pretraining.tokenizer import train_tokenizer                    # noqa: E402
 from data.prompts.prompts import question_prompt, sql_prompt              # noqa: E402
 from data.prompts.schema_text import ddl                                  # noqa: E402
+from data.prompts.tokenizer import TODAY, Tokenizer                       # noqa: E402
 
 LENGTHS = (23, 40, 7)                 # of the rows of the ragged batch
 SIZES = dict(vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
@@ -178,14 +180,14 @@ def make_adapter(name, seed):
 def make_prompts():
     """prompts.json: what transformers renders from each template, and the ids; tokenizer.json."""
     made = {}
-    transformers.utils.chat_template_utils.datetime = types.SimpleNamespace(now=lambda: lm.TODAY)
+    transformers.utils.chat_template_utils.datetime = types.SimpleNamespace(now=lambda: TODAY)
     with tempfile.TemporaryDirectory() as folder:
         train_tokenizer(TEXTS, 320, folder)
-        lm.Tokenizer(folder).core.save(str(HERE / "tokenizer.json"), pretty=False)
+        Tokenizer(folder).core.save(str(HERE / "tokenizer.json"), pretty=False)
     for name, (bos, eos) in TEMPLATES.items():
-        core = lm.tokenizers.Tokenizer.from_file(str(HERE / "tokenizer.json"))
+        core = tokenizers.Tokenizer.from_file(str(HERE / "tokenizer.json"))
         core.add_special_tokens([token for token in (bos, eos, *SPECIAL) if token])
-        core.add_tokens([lm.tokenizers.AddedToken(token, normalized=False) for token in MORE])
+        core.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in MORE])
         tokenizer = transformers.PreTrainedTokenizerFast(
             tokenizer_object=core, bos_token=bos or None, eos_token=eos, unk_token="<end>",
             chat_template=(HERE / "templates" / f"{name}.jinja").read_text())
