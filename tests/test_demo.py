@@ -59,8 +59,9 @@ def test_validation_tells_candidates_apart_that_differ_by_a_few_points():
     """Training and test have stayed what they were when validation had 300 questions: figures of
     before and after compare."""
     assert SPLITS["val"] >= 900 and {**SPLITS, "val": 300} == FIRST
-    assert {split: hashlib.sha256((DEMO / f"{split}.json").read_bytes()).hexdigest()[:16]
-            for split in ("train", "test")} == {"train": "aaab489b7a98e948", "test": "ba45bebb70a885d6"}
+    for split, digest in ("train", "aaab489b7a98e948"), ("test", "ba45bebb70a885d6"):
+        content = (DEMO / f"{split}.json").read_bytes()
+        assert hashlib.sha256(content).hexdigest().startswith(digest)
 
 
 def test_no_question_is_asked_twice_of_a_database():
