@@ -35,10 +35,10 @@ What differs from the paper, or is left open by it:
 11. Training writes SQL in one canonical form where that returns the gold's rows; verdicts are
     always against the gold as written.  The SQL of test questions decides nothing.
 12. The embedded demo starts from a 2-million-parameter model of our own (data/base).
+13. PPO: an answer is one action; no value network, but the mean reward of four samples of the same
+    prompt; samples are drawn once a round, from main, which the KL term holds it to.
 """
 
-import hashlib
-import json
 import math
 import os
 import random
@@ -50,7 +50,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")   # spinning threads steal the verifier's core
@@ -61,20 +60,21 @@ import model as lm
 from data.benchmarks import scoring
 from data.benchmarks.reader import Example, read_examples
 from data.benchmarks.task import Task
-from data.prompts.pairs import chunked, halves, micro_batches, packed_length, steps_of
+from data.prompts.pairs import (
+    chunked, halves, micro_batches, packed_length, steps_of, steps_of_groups)
 from data.prompts.prompts import FORMS, text_values
 from data.prompts.tokenizer import Tokenizer
 from data.report.ask import Asker, voted
-from data.report.files import first_line, read_lines
+from data.report.files import read_lines
 from data.report.page import write_page
 from data.report.plan import in_words, seconds_left, steps_of_run
 from data.report.progress import progress
-from data.report.resume import Training, forget, write_json, write_lines
+from data.report.resume import Training, cached_pairs, forget, write_json, write_lines
 from data.report.settings import (
     FREE, SAID, best_of_run, by_size, group_of, option, parse_settings, refuse_changes)
 from data.report.tables import (
-    banner, counts, errors, log_ratios, percent, result_row, show_candidate, show_candidates,
-    show_errors, show_game, show_log_ratios, show_table, show_winner)
+    SHOWN, answer_rows, banner, counts, errors, line_of, percent, result_row, show_candidate,
+    show_candidates, show_errors, show_round, show_table, show_winner)
 from data.report.terminal import deferred, run_command
 from data.sql import normalise
 from data.synthesis.synthesize import synthesize
@@ -119,6 +119,17 @@ def error_driven_loss(main_pos, opp_pos, main_neg, opp_neg, R, lam):
     return logistic(gold_term - error_term)                               # Eq. 3
 
 
+def ppo_loss(main, old, advantage, beta, clip=0.2):
+    """PPO (Schulman et al. 2017, arXiv 1707.06347) for each sample: all (N,) float32.
+
+    main, old: log p(y'|x), sums over tokens, of the model and of its start, which sampled y';
+    advantage: of the reward 1 - R; beta: weight of an estimate of KL(old || main)."""
+    log_ratio = (main - old).clamp(max=20)                                # exp must not overflow
+    ratio = log_ratio.exp()
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    return beta * (ratio - 1 - log_ratio) - gain                          # PPO, Eq. 7
+
+
 class Loss(NamedTuple):
     """terms(logp (N,), pairs) is a sum; weight(pair) counts what a step's mean is taken over."""
     terms: Callable
@@ -156,7 +167,7 @@ def run_vbift(cfg, task, run):
 def vbift_round(cfg, task, run, round, parent):
     name, started = f"vbift-{round}", time.time()
     run.begin(task, name, f"{parent.name} -> {name}")
-    made, earlier = pairs_of_round(cfg, task, run, round, parent)
+    made, earlier = pairs_of_round(cfg, task, run, round, parent)         # 3.1.1, 3.1.2
     new = [e for e in made if e.part == "train"]
     held = [e for e in made if e.part != "train"]
     pairs = task.both_directions(task.train + new + [e for e in earlier if e.part == "train"])
@@ -172,22 +183,6 @@ def vbift_round(cfg, task, run, round, parent):
     run.keep_synthetic(round, {"train": new, "y+": y_pos, "y-": y_neg})
     metrics |= {"synthetic": len(made), "y+": len(y_pos), "y-": len(y_neg)}
     return run.add_candidate(task, model, name, parent, started, metrics)
-
-
-def pairs_of_round(cfg, task, run, round, parent):
-    """(a round's synthetic Examples, those of earlier rounds).  They lie in synthetic.jsonl before
-    the round trains, which takes what it finds there."""
-    earlier = [e for r in range(1, round) for e in run.synthetic(r)]
-    if not run.synthetic_path(round).exists():
-        rng = random.Random(f"{cfg.seed}/vbift-{round}")
-        made = synthesize_pairs(cfg, task, load_model(cfg, parent.folder), rng, cfg.synthetic,
-                                task.train + task.val, earlier)           # 3.1.1, 3.1.2
-        rng.shuffle(made)                         # what is easily filled comes first
-        n = len(made) // 6
-        run.keep_synthetic(round, {"train": made[n:], "held out": made[:n]})
-    made = run.synthetic(round)
-    print(f"  {len(made)} synthetic pairs: {run.synthetic_path(round)}")
-    return made, earlier
 
 
 def synthesize_pairs(cfg, task, model, rng, n, labelled, earlier=()):
@@ -237,7 +232,7 @@ def write_questions(cfg, task, model, rng, examples):
 def run_selfplay(cfg, task, run):
     """Best candidate against weakest; what comes of it joins the candidates.
 
-    --loss spin, dpo and sft play from the same candidates; their rounds have names of their own."""
+    Other losses play from the same candidates; their rounds have names of their own."""
     candidates = run_vbift(cfg, task, run)
     for round in range(1, cfg.selfplay_rounds + 1):
         name = f"{line_of(cfg)}-{round}"
@@ -251,12 +246,13 @@ def best(candidates):
 
 
 def players(loss, candidates):
-    """Main and opponent: by Algorithm 1 the best and the weakest candidate.  In SPIN a model plays
-    its own start, and each round goes on from the last, whatever that did to accuracy."""
+    """Main and opponent: by Algorithm 1 the best and the weakest candidate.  In PPO and SPIN main
+    plays its own start; SPIN goes on from the last round, whatever that did to accuracy."""
     if loss == "spin":
         main = candidates[-1] if candidates[-1].name.startswith("spin") else best(candidates)
         return main, main
-    return best(candidates), min(candidates, key=lambda c: c.ex)          # Algorithm 1
+    main, weakest = best(candidates), min(candidates, key=lambda c: c.ex)
+    return main, main if loss == "ppo" else weakest                       # Algorithm 1
 
 
 def selfplay_round(cfg, task, run, name, candidates):
@@ -266,17 +262,13 @@ def selfplay_round(cfg, task, run, name, candidates):
     show_candidates(candidates)
     rng, started = random.Random(f"{cfg.seed}/play {name.rpartition('-')[2]}"), time.time()
     pairs, rows = sample_pairs(cfg, task, run, name, opponent, rng)       # the same for every loss
-    steps = steps_of(pairs, cfg.selfplay_epochs, cfg.batch, rng)
+    steps = steps_of_groups(pairs, samples_of(cfg), cfg.selfplay_epochs, cfg.batch, rng)
     now = with_logprobs(load_model(cfg, main.folder), pairs[:SHOWN], "log-probs")
     steps, loss = objective(cfg, pairs, steps, main, rng)
     model, metrics = fit(load_model(cfg, main.folder, train=True), steps, loss, cfg.selfplay_lr,
                          name, cfg)
-    then = with_logprobs(model, pairs[:SHOWN], "log-probs")
-    before, after = log_ratios(now, pairs), log_ratios(then, pairs)
-    show_log_ratios(before, after)
-    metrics |= {"main": main.name, "opponent": opponent.name, "opponent ex": opponent.ex,
-                "R = 1": fmean(pair.R for pair in pairs), "before": before, "after": after,
-                "game": show_game(rows, pairs, now, then)}
+    metrics |= {"main": main.name, "opponent": opponent.name, "opponent ex": opponent.ex} | (
+        show_round(rows, pairs, now, with_logprobs(model, pairs[:SHOWN], "log-probs")))
     return run.add_candidate(task, model, name, main, started, metrics)
 
 
@@ -290,24 +282,25 @@ def sample_pairs(cfg, task, run, name, opponent, rng):
     if not examples:
         raise DataError(f"{cfg.data} has no labelled questions to play on (--loss {cfg.loss}, "
                         f"--rounds {cfg.rounds})")
-    model, seed = load_model(cfg, opponent.folder), rng.randrange(2**31)
+    model, n, seed = load_model(cfg, opponent.folder), samples_of(cfg), rng.randrange(2**31)
+    examples = [e for e in examples for _ in range(n)]
     golds = [task.to_sql(e) for e in examples]
 
     def sample():
-        samples = task.answer(model, [pair.prompt for pair in golds], "opponent", cfg.temperature,
-                              1, seed)
+        samples = task.answer(model, [pair.prompt for pair in golds[::n]], "opponent",
+                              cfg.temperature, n, seed)
         pairs = [replace(pair, sample=s.scored) for pair, s in zip(golds, samples)]
         return [{**row, "sample": pair.sample, "opponent": pair.opponent} for row, pair in
                 zip(answer_rows(task, examples, samples), with_logprobs(model, pairs))]
 
     decided_by = [lm.digest(model), [(pair.prompt, pair.gold) for pair in golds],
-                  [e.query for e in examples], cfg.temperature, cfg.max_new, seed]
-    rows = run.cached_pairs(name, decided_by, sample)
+                  [e.query for e in examples], cfg.temperature, cfg.max_new, seed, n]
+    rows = cached_pairs(run.out, name, decided_by, sample)
     R = error_reward(torch.tensor([row["correct"] for row in rows], dtype=torch.bool))   # Eq. 2
-    print(f"  {len(examples)} prompts; opponent wrong (R = 1) on {100 * R.mean():.1f}%: "
-          f"{errors(rows)}")
-    played = [(replace(pair, sample=row["sample"], opponent=row["opponent"], R=r), row)
-              for pair, row, r in zip(golds, rows, R.tolist())
+    print(f"  {len(R)} answers, {100 * R.mean():.1f}% of them wrong (R = 1): {errors(rows)}")
+    A = R.view(-1, n).mean(1).repeat_interleave(n) - R                    # of the reward 1 - R
+    played = [(replace(pair, sample=row["sample"], opponent=row["opponent"], R=r, advantage=a), row)
+              for pair, row, r, a in zip(golds, rows, R.tolist(), A.tolist())
               if row["status"] != "bad_gold"]                             # no verdict, no pair
     return [pair for pair, _ in played], [row for _, row in played]
 
@@ -315,11 +308,19 @@ def sample_pairs(cfg, task, run, name, opponent, rng):
 def self_play(lam):
     """Eq. 3 as a sum over pairs; logp (2P,): gold, sample, gold, sample, ..."""
     def terms(logp, pairs):
-        R = torch.tensor([pair.R for pair in pairs], device=logp.device)
-        opp_pos, opp_neg = torch.tensor([pair.opponent for pair in pairs],
-                                        device=logp.device).unbind(1)
+        opp_pos, opp_neg, R = torch.tensor([(*pair.opponent, pair.R) for pair in pairs],
+                                           device=logp.device).unbind(1)
         main_pos, main_neg = logp.view(-1, 2).unbind(1)
         return error_driven_loss(main_pos, opp_pos, main_neg, opp_neg, R, lam).sum()
+    return Loss(terms, lambda pair: 1)
+
+
+def ppo(beta):
+    """PPO as a sum over pairs without gold; logp (P,) of their samples."""
+    def terms(logp, pairs):
+        old, advantage = torch.tensor([(pair.opponent[1], pair.advantage) for pair in pairs],
+                                      device=logp.device).unbind(1)
+        return ppo_loss(logp, old, advantage, beta).sum()
     return Loss(terms, lambda pair: 1)
 
 
@@ -333,14 +334,16 @@ def objective(cfg, pairs, steps, main, rng):
         return [[[replace(pair, **change) for pair in chunk] for chunk in step] for step in steps]
 
     if cfg.loss == "sft":                         # the control: gold alone
-        return changed(sample=None), SUPERVISED
+        return changed(sample=None, R=0.0), SUPERVISED
+    if cfg.loss == "ppo":                         # samples alone
+        return changed(gold=None), ppo(cfg.lam)
     if cfg.loss == "spin":                        # every sample goes down
         return changed(R=1.0), self_play(cfg.lam)
     if cfg.loss == "dpo":                         # wrong samples alone; the reference is main
         wrong, more = [pair for pair in pairs if pair.R == 1], []
         wrong = with_logprobs(load_model(cfg, main.folder), wrong)
         while wrong and len(more) < len(steps):
-            more += steps_of(wrong, 1, cfg.batch, rng)
+            more += steps_of(wrong, 1, cfg.batch * samples_of(cfg), rng)
         return more[:len(steps)], self_play(cfg.lam)
     return steps, self_play(cfg.lam)
 
@@ -350,6 +353,22 @@ def run_synthesis(cfg, task, run):
     candidates = run_sft(cfg, task, run) + run.of_stage("vbift")
     pairs_of_round(cfg, task, run, len(run.of_stage("vbift")) + 1, candidates[-1])
     return candidates
+
+
+def pairs_of_round(cfg, task, run, round, parent):
+    """(a round's synthetic Examples, those of earlier rounds).  They lie in synthetic.jsonl before
+    the round trains, which takes what it finds there."""
+    earlier = [e for r in range(1, round) for e in run.synthetic(r)]
+    if not run.synthetic_path(round).exists():
+        rng = random.Random(f"{cfg.seed}/vbift-{round}")
+        made = synthesize_pairs(cfg, task, load_model(cfg, parent.folder), rng, cfg.synthetic,
+                                task.train + task.val, earlier)
+        rng.shuffle(made)                         # what is easily filled comes first
+        n = len(made) // 6
+        run.keep_synthetic(round, {"train": made[n:], "held out": made[:n]})
+    made = run.synthetic(round)
+    print(f"  {len(made)} synthetic pairs: {run.synthetic_path(round)}")
+    return made, earlier
 
 
 def synthetic_validation(cfg, task):
@@ -394,7 +413,7 @@ class Config:
     # Training, on whatever machine
     lora: int = option(None, "rank of the LoRA adapter, merged into each candidate; 0 = all "
                        "weights", kind=int)
-    batch: int = option(32, "sequences a step; self-play: pairs a step", 1)
+    batch: int = option(32, "sequences a step; self-play: prompts a step", 1)
     micro_tokens: int = option(8192 if GPU else 1536,
                                "tokens of a micro-batch; CPU caches like few", 1)
     device: str = option("cuda" if GPU else "cpu", "cpu or cuda")
@@ -416,9 +435,10 @@ class Config:
     epochs: float = option(None, "passes over labelled and synthetic pairs a round", kind=float)
     vbift_lr: float = option(None, "peak learning rate of these rounds", kind=float)
     # Stage selfplay (section 3.2)
-    loss: str = option("spft", "spft (Eq. 3), or the baselines spin, dpo, sft")
+    loss: str = option("spft", "spft (Eq. 3), or the baselines spin, dpo, ppo, sft")
     selfplay_rounds: int = option(1, "rounds of self-play")
-    lam: float = option(2.0, "lambda of Eq. 3")
+    lam: float = option(2.0, "lambda of Eq. 3; PPO: weight of the KL term")
+    games: int = option(0, "samples of each prompt; 0 = 1, of PPO 4")
     selfplay_lr: float = option(None, "peak learning rate of self-play", kind=float)
     selfplay_epochs: float = option(1.0, "passes over the self-play pairs")
     temperature: float = option(1.0, "of the opponent's samples")
@@ -431,11 +451,16 @@ class Config:
 
 
 CHOICES = {"stage": ("sft", "synthesis", "vbift", "selfplay", "eval", "ask"),
-           "loss": ("spft", "spin", "dpo", "sft"), "bad_gold": ("stop", "skip"),
+           "loss": ("spft", "spin", "dpo", "ppo", "sft"), "bad_gold": ("stop", "skip"),
            "schema": ("auto", *FORMS), "device": ("cpu", "cuda"), "keep": ("full", "adapters")}
 # --help groups the settings from these on.
 GROUPS = {"stage": "any stage", "lora": "training", "sft_epochs": "stage sft",
           "rounds": "stage vbift", "loss": "stage selfplay", "split": "stages eval and ask"}
+
+
+def samples_of(cfg):
+    """How often the opponent answers a prompt: PPO compares answers."""
+    return cfg.games or (4 if cfg.loss == "ppo" else 1)
 
 
 def complete(cfg):
@@ -581,7 +606,6 @@ def schedule(t, warmup):
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (t - warmup) / (1 - warmup)))
 
 
-SHOWN = 256                   # pairs whose log p is taken before and after a round
 SCORED_TOKENS = 8192          # side by side where no gradient is kept
 
 
@@ -615,11 +639,6 @@ class Candidate:
     ex: float = 0.0
     seconds: float = 0.0
     metrics: dict = field(default_factory=dict)      # of its training; self-play: who played too
-
-
-def line_of(cfg):
-    """What the rounds of --loss are called."""
-    return {"spft": "selfplay", "sft": "continued"}.get(cfg.loss, cfg.loss)
 
 
 class Run:
@@ -688,16 +707,6 @@ class Run:
             {"part": part, "db_id": e.db_id, "question": e.question, "query": e.query,
              "template": e.template} for part, group in parts.items() for e in group])
 
-    def cached_pairs(self, name, about, sample):
-        """The records that sample() gives, kept in OUT/NAME/pairs.jsonl behind a line with the
-        digest of all that decides them; taken from another round that has the same digest."""
-        key = {"digest": hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}
-        path = self.out / name / "pairs.jsonl"
-        same = [kept for kept in sorted(self.out.glob("*/pairs.jsonl")) if first_line(kept) == key]
-        if not same:
-            write_lines(path, [key, *sample()])
-        return read_lines(same[0] if same else path)[1:]
-
     def add_candidate(self, task, model, name, parent=None, started=None, metrics=()):
         """Save a trained model, its adapter too, and score it on validation: it joins M.  Without a
         parent it is the base, which stays where it is and is not in M."""
@@ -733,13 +742,6 @@ class Run:
                                   f"{name} on {split}")
             write_lines(path, answer_rows(task, examples, samples, split))
         return read_lines(path)
-
-
-def answer_rows(task, examples, samples, split="train"):
-    """A record of each answer and its verdict."""
-    return [{"db_id": e.db_id, "question": e.question, "gold": e.query, "pred": task.sql(s),
-             "correct": bool(v.correct), "status": v.status, "error": v.error}
-            for e, s, v in zip(examples, samples, task.verdicts(examples, samples, split))]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The demo: what its questions promise, checked on the committed files."""
 
 import filecmp
+import hashlib
 import json
 import re
 import sqlite3
@@ -10,15 +11,18 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data.benchmarks.reader import Data  # noqa: E402
 from data.demo.domains import DOMAINS  # noqa: E402
-from data.demo.make import CONSTRUCTS, DEMO, SPLITS, make_demo  # noqa: E402
+from data.demo.make import CONSTRUCTS, DEMO, FIRST, SPLITS, make_demo  # noqa: E402
+from data.sql import normalise  # noqa: E402
 
 ITEMS = {split: json.loads((DEMO / f"{split}.json").read_text("utf-8")) for split in SPLITS}
+SCHEMAS = {domain.db_id: Data(DEMO).schema(domain.db_id) for domain in DOMAINS}
 EVERY = [(split, item) for split, items in ITEMS.items() for item in items]
 
 
 def normalised(item):
-    return item["db_id"], " ".join(item["query"].lower().split())
+    return item["db_id"], normalise(item["query"], SCHEMAS[item["db_id"]])
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,15 @@ def test_splits_have_their_size_and_share_no_query():
     assert not queries["train"] & queries["val"]
     assert not queries["train"] & queries["test"]
     assert not queries["val"] & queries["test"]
+
+
+def test_validation_tells_candidates_apart_that_differ_by_a_few_points():
+    """Training and test have stayed what they were when validation had 300 questions: figures of
+    before and after compare."""
+    assert SPLITS["val"] >= 900 and {**SPLITS, "val": 300} == FIRST
+    for split, digest in ("train", "aaab489b7a98e948"), ("test", "ba45bebb70a885d6"):
+        content = (DEMO / f"{split}.json").read_bytes()
+        assert hashlib.sha256(content).hexdigest().startswith(digest)
 
 
 def test_no_question_is_asked_twice_of_a_database():

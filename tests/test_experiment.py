@@ -2,16 +2,26 @@
 
 import io
 import json
+import math
+import re
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import ROOT, content, rows
 
+import spft
+from data.prompts.pairs import Pair
+from spft import Candidate
+
 sys.path.insert(0, str(ROOT / "tests/bench"))
+import experiment as bench  # noqa: E402
 import spider  # noqa: E402
-from experiment import SYSTEMS, main, paired_gain  # noqa: E402
+from experiment import (  # noqa: E402
+    COMPARED, LINES, LOSSES, QUOTED, SYSTEMS, by_construct, gradient_weight, holm, main,
+    mismatches, paired_gain, playing, report_text, tries)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +63,25 @@ def test_an_experiment_compares_every_system(experiment):
             start = next(r["ex"] for r in result["systems"] if r["system"] == control)
             assert row["gain"] == pytest.approx(row["ex"] - start, abs=0.02)
             assert row["low"] <= row["gain"] <= row["high"]
-    assert [len(line) for line in result["rounds"].values()] == [1] * 5
+    assert [len(line) for line in result["rounds"].values()] == [1] * len(LINES)
+    assert [(row["system"], row["control"]) for row in result["comparisons"]] == COMPARED
+    by_system = {row["system"]: row["by seed"] for row in result["systems"]}
+    for row in result["comparisons"]:                    # what was won and lost makes the gain
+        a, b = by_system[row["system"]], by_system[row["control"]]
+        assert [100 * (won - lost) / 8 for won, lost in zip(row["won"], row["lost"])] == (
+            pytest.approx([x - y for x, y in zip(a, b)]))
+        assert row["low"] <= row["gain"] <= row["high"]
+        assert 0 < row["p"] <= row["corrected"] <= 1
+    for name, found in result["log p"].items():
+        line, end = name.partition("-")[0], LINES[name.partition("-")[0]]
+        records = [json.loads((out / f"seed-{seed}{end}/{line}-1/candidate.json").read_text())
+                   for seed in range(2)]
+        assert found["gold after"] == pytest.approx(
+            sum(r["metrics"]["after"]["gold"] for r in records) / 2, abs=0.001)
+    assert len(result["log p"]) == len(LOSSES)
+    found = result["why"]["selfplay-1"]
+    assert 0 < found["weight"] < 1 and 0 <= found["off 1/2"] <= 0.5
+    assert 0 <= found["with the same SQL"] <= found["main wrong too"] <= 100
     assert result["cost"]["sft"] == 1 and set(result["consistency"]) == {"sft", "vbift-1"}
     assert (out / "report.md").read_text().partition("\n![")[0].strip() in stdout
 
@@ -75,11 +103,13 @@ def test_a_paired_gain_is_the_mean_difference_and_its_bootstrap_interval():
     torch.manual_seed(0)
     b = (torch.rand(1, 400) < 0.5).float()
     a = torch.where(torch.rand(1, 400) < 0.2, torch.ones(1), b)
-    gain, low, high = paired_gain(a, b, range(400))
+    gain, low, high, p = paired_gain(a, b, range(400))
     error = 100 * float((a - b).std()) / 20
     assert gain == pytest.approx(100 * float((a - b).mean()), abs=0.01)
     assert (low, high) == pytest.approx((gain - 1.96 * error, gain + 1.96 * error), abs=0.3)
-    assert paired_gain(a, a, range(400)) == (0, 0, 0)
+    assert p == pytest.approx(2 / 4001) if low > 0 else p > 0.01
+    assert paired_gain(a, a, range(400)) == (0, 0, 0, 1)
+    assert paired_gain(b, a, range(400))[:3] == pytest.approx((-gain, -high, -low), abs=0.01)
 
 
 def test_questions_with_one_query_are_not_independent():
@@ -90,6 +120,171 @@ def test_questions_with_one_query_are_not_independent():
     once = paired_gain(a, b, range(100))
     again = paired_gain(a.repeat(1, 4), b.repeat(1, 4), list(range(100)) * 4)
     assert again == pytest.approx(once, abs=0.01)
+
+
+def test_questions_about_one_database_are_not_independent():
+    """Ten databases that gain and lose as a whole: the interval is that of ten, not of 400."""
+    b = torch.zeros(1, 400)
+    a = torch.tensor([float(i // 40 in (0, 3, 7)) for i in range(400)])[None]
+    gain, low, high, _ = paired_gain(a, b, range(400), [i // 40 for i in range(400)])
+    assert (gain, low, high) == pytest.approx((30, 0, 60), abs=0.01)
+    assert paired_gain(a, b, range(400))[1] > 25
+
+
+def test_holm_corrects_for_the_number_of_comparisons():
+    """0.01 * 4, 0.02 * 3, then no less than that; the largest as it is."""
+    assert holm([0.02, 0.9, 0.01, 0.021]) == pytest.approx([0.06, 0.9, 0.04, 0.06])
+    assert holm([0.4, 0.6]) == pytest.approx([0.8, 0.8]) and holm([]) == []
+
+
+def test_constructs_are_read_off_the_gold():
+    def row(gold, correct):
+        return {"gold": gold, "correct": correct, "status": "ok"}
+
+    seeds = [[row("SELECT COUNT(*) FROM a JOIN b", True), row("SELECT x FROM a", first),
+              row("SELECT x FROM a WHERE y IN (SELECT y FROM b)", False),
+              row("SELECT x FROM a UNION SELECT x FROM b", True)] for first in (True, False)]
+    assert by_construct(seeds) == {"one table": [50.0, 1], "join": [100.0, 1], "nesting": [0.0, 1],
+                                   "set operator": [100.0, 1], "aggregate": [100.0, 1]}
+
+
+def test_the_weight_of_a_pair_is_its_gradients():
+    """z = lambda ((-3 + 1) - R (-5 + 2)): 2 * (-2 + 3) where the sample is wrong."""
+    pair = Pair("d", [], [], [], (-1.0, -2.0), R=1.0)
+    assert gradient_weight(pair, (-3.0, -5.0), 2.0) == pytest.approx(1 / (1 + math.exp(2)))
+    assert gradient_weight(replace(pair, R=0.0), (-3.0, -5.0), 2.0) == pytest.approx(
+        1 / (1 + math.exp(-4)))
+    assert gradient_weight(pair, pair.opponent, 2.0) == 0.5
+
+
+def test_opponents_of_an_ablation():
+    made = [Candidate(name, "-", "", ex) for name, ex in (("a", 1.0), ("b", 3.0), ("c", 2.0))]
+    met = {}
+    for opponent in ("weakest", "self", "random"):
+        with playing(opponent, 0):
+            met[opponent] = {spft.players("spft", made)[1].name for _ in range(20)}
+            assert spft.players("spft", made)[0].name == "b"
+    assert met == {"weakest": {"a"}, "self": {"b"}, "random": {"a", "c"}}
+    assert spft.players("spft", made)[1].name == "a"                 # afterwards as it was
+
+
+# ---------------------------------------------------------------------------------------------
+# Searches
+
+def test_every_loss_has_as_many_tries():
+    found = tries(spft.Config(selfplay_lr=1e-4))
+    assert set(found) == set(LOSSES) and {len(settings) for settings in found.values()} == {6}
+    for settings in found.values():
+        assert len({json.dumps(change) for change in settings}) == 6
+
+
+def test_a_search_is_of_seeds_from_100_on_and_goes_on(experiment, run, tmp_path, monkeypatch):
+    few = {"spft": [{"selfplay_lr": 0.01}, {"selfplay_lr": 0.0}], "sft": [{"selfplay_lr": 0.01}]}
+    monkeypatch.setattr(bench, "tries", lambda cfg: few)
+    words = ["--search", "--seeds", 1, "--rounds", 1, "--sft_epochs", 2, "--out", tmp_path]
+    code, stdout, stderr = run(*words)
+    assert (code, stderr) == (0, "")
+    found = json.loads((tmp_path / "search.json").read_text())
+    assert [(row["loss"], row["settings"]) for row in found["tries"]] == [
+        (loss, change) for loss, changes in few.items() for change in changes]
+    for row in found["tries"]:
+        line = {"spft": "selfplay", "sft": "continued"}[row["loss"]]
+        rate = row["settings"]["selfplay_lr"]
+        folder = tmp_path / f"seed-100-{row['loss']}-selfplay_lr={rate:g}"
+        record = json.loads((folder / f"{line}-1/candidate.json").read_text())
+        assert row["by seed"] == [record["ex"]]
+        assert not list(folder.glob("*/test.jsonl"))                 # test decides nothing
+    best = max(found["tries"][:2], key=lambda row: row["ex"])
+    assert found["best"]["spft"] == best["settings"] and "| sft | selfplay_lr 0.01 |" in stdout
+    assert {path.name for path in tmp_path.glob("seed-*")} == {
+        "seed-100", "seed-100-spft-selfplay_lr=0.01", "seed-100-spft-selfplay_lr=0",
+        "seed-100-sft-selfplay_lr=0.01"}
+    with monkeypatch.context() as patch:                             # all is there
+        patch.setattr(spft, "fit", None)
+        patch.setattr(spft.lm, "generate", None)
+        assert run(*words)[0] == 0
+    chosen = tmp_path / "search.json"
+    assert run("--best", chosen, "--seeds", 1, "--rounds", 1, "--sft_epochs", 2, "--seed", 1,
+               "--out", tmp_path / "final")[0] == 0
+    config = json.loads((tmp_path / "final/seed-1-sft/config.json").read_text())
+    assert config["selfplay_lr"] == 0.01 == found["best"]["sft"]["selfplay_lr"]
+
+
+# ---------------------------------------------------------------------------------------------
+# What the READMEs quote
+
+def test_every_row_that_the_readmes_quote_is_one_of_the_report(capsys):
+    assert main(["--check"]) in (0, None), capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [
+    lambda label, ex, rest: (label, f"{float(ex) + 0.1:.1f}", rest),
+    lambda label, ex, rest: (label, ex, rest.replace("to +", "to -")),
+    lambda label, ex, rest: (f"{label} twice", ex, rest)])
+@pytest.mark.parametrize("file", QUOTED)
+def test_a_wrong_figure_is_found(committed, file, change):
+    result, texts = committed
+    assert not mismatches(result, texts)
+    row = re.search(r"^\| (VBI-FT) \| ([\d.]+) \| (.*)$", texts[file], re.M)
+    other = texts[file].replace(row[0], "| {} | {} | {}".format(*change(*row.groups())))
+    wrong = mismatches(result, texts | {file: other})
+    assert len(wrong) == 1 and wrong[0].startswith(f"{file}: no row")
+
+
+def test_a_readme_without_its_tables_is_found(committed):
+    result, texts = committed
+    wrong = mismatches(result, texts | {"README.md": "## Results\nAll is well.\n"})
+    assert wrong == ["README.md: no table under ## Results"]
+
+
+@pytest.mark.parametrize("change", [{"ex": 45.5}, {"spread": 0.1}, {"gain": 9.9},
+                                    {"by seed": [50.0] * 5}])
+def test_figures_that_do_not_follow_from_the_seeds_are_found(committed, change):
+    result, texts = committed
+    row = next(row for row in result["systems"] if row["system"] == "VBI-FT")
+    row |= change
+    assert any("VBI-FT: figures that are not its seeds'" in wrong
+               for wrong in mismatches(result, texts))
+
+
+@pytest.fixture
+def committed():
+    return (json.loads((ROOT / "tests/bench/experiment.json").read_text()),
+            {file: (ROOT / file).read_text("utf-8") for file in QUOTED})
+
+
+@pytest.mark.parametrize("words, row", [
+    (["--table", 2], "| SPIN | 48.4 | 79.0 |  | 34.8 |"),
+    (["--table", 2], "| SFT |  | 83.7 |  | 54.4 |"),                 # no figure: none
+    (["--table", 3], "| VBI-FT + PPO | 46.0 | 86.6 | 85.1 |  |"),
+    (["--table", 12], "| vbift-2 | 54.6 | 93.5 |"),
+    (["--table", 14], "| vbift-1 | 1.83 | about 2 |"), (["--table", 14], "| dpo-1 | 0.8 |  |"),
+    (["--figure", 3], "| spin-1 | 55.4 | 48.2 | falls |"),
+    (["--figure", 4], "| vbift-1 | 789.2 | 94.8 | 63.0 | best with 3000 |")])
+def test_tables_and_figures_beside_the_papers_own(capsys, tmp_path, words, row):
+    path = tmp_path / "experiment.json"
+    path.write_text(json.dumps({
+        "data": "data/demo", "seeds": 5,
+        "systems": [{"system": "VBI-FT + SPIN", "ex": 48.4}, {"system": "VBI-FT + PPO", "ex": 46}],
+        "consistency": {"sft": 47.5, "vbift-2": 54.6}, "cost": {"vbift-1": 1.83, "dpo-1": 0.8},
+        "rounds": {"spin": [["spin-1", 55.4, 48.2]]},
+        "pairs": {"vbift-1": {"train": 789.2, "y+": 94.8, "y-": 63.0}}}))
+    assert main([*map(str, words), "--json", str(path)]) in (0, None)
+    assert row in capsys.readouterr().out.splitlines()
+
+
+def test_the_paper_has_no_other_table_here(capsys):
+    assert main(["--table", "7"]) == 2
+    assert "choose from --table 2, 3, 12, 14, --figure 3, 4" in capsys.readouterr().err
+
+
+def test_a_report_has_what_its_json_has(experiment, committed):
+    """Of an older JSON the tables that it has."""
+    new = json.loads((experiment[0] / "experiment.json").read_text())
+    titles = [line for line in report_text(new).splitlines() if line.startswith("###")]
+    assert len(titles) == 8 and len(set(titles)) == 8
+    old = {key: committed[0][key] for key in ("seeds", "systems", "rounds", "cost")}
+    assert report_text(old).count("###") < 8
 
 
 def test_the_table_of_a_run_is_that_of_its_verdicts(experiment, arguments, tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ import spft
 from data.prompts.pairs import Pair, packed_length
 from model import Sample
 from spft import (
-    SUPERVISED, Config, error_driven_loss, error_reward, logistic, self_play, split_by_execution)
+    SUPERVISED, Config, error_driven_loss, error_reward, logistic, ppo, ppo_loss, self_play,
+    split_by_execution)
 from sqlexec import DataError
 
 LOG2 = math.log(2)
@@ -150,6 +151,37 @@ def test_permuting_the_batch_permutes_the_losses():
     assert torch.equal(error_driven_loss(*(x[order] for x in logs), R[order], 0.5), loss[order])
 
 
+UP, DOWN = math.exp(0.5), math.exp(-0.5)
+# log p - old log p, advantage, beta -> loss and its gradient by log p.  Between 0.8 and 1.2 times
+# the old probability the gain is ratio * advantage; where it would gain by going further, flat.
+PPO_BY_HAND = [
+    (0.5, 0.5, 0.0, -0.6, 0.0),                                # likelier than 1.2: enough
+    (0.5, -0.5, 0.0, 0.5 * UP, 0.5 * UP),                      # a loser became likelier: down
+    (-0.5, 0.5, 0.0, -0.5 * DOWN, -0.5 * DOWN),                # a winner became less likely: up
+    (-0.5, -0.5, 0.0, 0.4, 0.0),                               # below 0.8: enough
+    (0.1, 0.75, 0.0, -0.75 * math.exp(0.1), -0.75 * math.exp(0.1)),
+    (0.0, -0.25, 3.0, 0.25, 0.25),                             # at the start KL has no slope
+    (0.5, 0.5, 2.0, -0.6 + 2 * (UP - 1.5), 2 * (UP - 1)),      # KL brings back from both sides
+    (-0.5, 0.0, 2.0, 2 * (DOWN - 0.5), 2 * (DOWN - 1)),
+]
+
+
+@pytest.mark.parametrize("log_ratio, advantage, beta, value, slope", PPO_BY_HAND)
+def test_ppo_by_hand(log_ratio, advantage, beta, value, slope):
+    main = f64(log_ratio - 7).requires_grad_()
+    loss = ppo_loss(main, f64(-7), f64(advantage), beta)
+    loss.sum().backward()
+    assert loss.shape == (1,) and abs(loss.item() - value) < 1e-12
+    assert abs(main.grad.item() - slope) < 1e-12
+
+
+def test_ppo_stays_finite():
+    main = torch.tensor([0.0, -1e4], requires_grad=True)
+    loss = ppo_loss(main, torch.tensor([-1e4, 0.0]), torch.tensor([0.5, -0.5]), 2.0)
+    loss.sum().backward()
+    assert loss.isfinite().all() and main.grad.isfinite().all()
+
+
 # ---------------------------------------------------------------------------------------------
 # Through the real prompts, packing and log-probabilities, with a tiny random model in float32
 
@@ -255,6 +287,16 @@ def test_self_play_reads_gold_and_sample_in_their_order(tiny, games):
     assert abs(self_play(0.5).terms(logp, played).item() - expected.sum().item()) < 1e-5
 
 
+def test_ppo_reads_samples_alone(tiny, games):
+    played = [replace(item, gold=None, advantage=i / 4 - 0.5)
+              for i, item in enumerate(spft.with_logprobs(tiny, games))]
+    assert [item.sequences for item in played] == [item.sequences[1:] for item in games]
+    logp = f64(*range(-6, 0))
+    expected = ppo_loss(logp, f64(*(item.opponent[1] for item in played)),
+                        f64(*(item.advantage for item in played)), 0.5)
+    assert abs(ppo(0.5).terms(logp, played).item() / expected.sum().item() - 1) < 1e-5
+
+
 # ---------------------------------------------------------------------------------------------
 # One step of `fit`, however it is cut up
 
@@ -272,16 +314,17 @@ def step(tiny, games, monkeypatch):
 
     def run(chunks, loss="spft", budget=10**6):
         tiny.load_state_dict(start)
-        pairs = [replace(p, sample=None) for p in played] if loss == "sft" else played
-        spft.fit(tiny, [[[pairs[i] for i in chunk] for chunk in chunks]],
-                 SUPERVISED if loss == "sft" else self_play(0.5), 0.1, "step",
+        change, terms = {"sft": ({"sample": None}, SUPERVISED), "spft": ({}, self_play(0.5)),
+                         "ppo": ({"gold": None, "advantage": 0.5}, ppo(0.5))}[loss]
+        pairs = [replace(p, **change) for p in played]
+        spft.fit(tiny, [[[pairs[i] for i in chunk] for chunk in chunks]], terms, 0.1, "step",
                  Config(micro_tokens=budget, bf16=0), warmup=0)
         assert not torch.equal(tiny.head, start["model.embed_tokens.weight"])
         return [v - start[k] for k, v in tiny.state_dict().items()]
     return run
 
 
-@pytest.mark.parametrize("loss", ["spft", "sft"])
+@pytest.mark.parametrize("loss", ["spft", "sft", "ppo"])
 @pytest.mark.parametrize("budget", [1, 300, 1000])
 def test_micro_batches_leave_the_step_unchanged(step, loss, budget):
     chunks = [[0, 2], [4], [1, 3], [5]]
@@ -303,7 +346,7 @@ def test_micro_batches_that_do_not_fit_the_memory_are_halved(step, monkeypatch, 
         step([[0]])
 
 
-@pytest.mark.parametrize("loss", ["spft", "sft"])
+@pytest.mark.parametrize("loss", ["spft", "sft", "ppo"])
 @pytest.mark.parametrize("chunks", [
     [[0, 1, 2, 3, 4, 5]],               # one row
     [[0, 2, 4], [1, 3, 5]],             # a row for each database: long shared prefixes

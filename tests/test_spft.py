@@ -34,7 +34,8 @@ from data.benchmarks import task as task_room
 from data.benchmarks.reader import Example
 from data.benchmarks.splits import validation_share
 from data.prompts import values
-from data.prompts.pairs import Pair, micro_batches, packed_length, steps_of
+from data.prompts.pairs import (
+    Pair, micro_batches, packed_length, steps_of, steps_of_groups)
 from data.prompts.prompts import question_prompt, sql_prompt
 from data.prompts.schema_text import compact
 from data.prompts.tokenizer import Tokenizer, chat_template
@@ -928,7 +929,7 @@ def test_an_out_made_from_other_data_is_refused(finished, cli, idle, world):
 # Self-play and its baselines
 
 @pytest.mark.parametrize("loss, name", [("spin", "spin-1"), ("dpo", "dpo-1"),
-                                        ("sft", "continued-1")])
+                                        ("sft", "continued-1"), ("ppo", "ppo-1")])
 def test_baselines_play_from_the_same_candidate(finished, cli, monkeypatch, loss, name):
     fits, asked = {}, []
     spied(monkeypatch, fits, asked)
@@ -939,7 +940,7 @@ def test_baselines_play_from_the_same_candidate(finished, cli, monkeypatch, loss
     assert ours[name]["n"] == 8
     assert [row for row in results(finished.out) if row["model"] in LINE] == finished.results
     games, main_line = flat(fits[name]), flat(finished.fits["selfplay-1"])
-    assert {len(item.sequences) for item in games} == {1 if loss == "sft" else 2}
+    assert {len(item.sequences) for item in games} == {1 if loss in ("sft", "ppo") else 2}
     prompts = {key(item)[0][:item.sequences[0][1]] for item in games}
     if loss == "spin":                                  # labelled questions only, every sample
         assert len(prompts) <= len(PAIRS["train"]) and {item.R for item in games} == {1.0}
@@ -1000,9 +1001,9 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("loss, opponent", [("spft", "weak"), ("dpo", "weak"), ("sft", "weak"),
-                                            ("spin", "strong")])
+                                            ("spin", "strong"), ("ppo", "strong")])
 def test_best_plays_weakest(loss, opponent):
-    """SPIN's opponent is the main model's own start."""
+    """SPIN's and PPO's opponent is the main model's own start."""
     def begin(task, name, text):
         raise Stop(text)
 
@@ -1028,7 +1029,7 @@ def test_spin_goes_on_from_its_last_self_and_the_others_from_the_best():
 
 
 @pytest.mark.parametrize("loss", ["spft", "spin", "dpo", "sft"])
-def test_who_answers_and_what_each_loss_takes(monkeypatch, loss):
+def test_who_answers_and_what_each_loss_takes(monkeypatch, tmp_path, loss):
     """The opponent answers, and R is 1 where it is wrong. SPIN asks no synthetic question and
     pushes every sample down, DPO takes wrong samples alone and main's start as its reference, SFT
     the gold."""
@@ -1042,7 +1043,7 @@ def test_who_answers_and_what_each_loss_takes(monkeypatch, loss):
         verdicts=lambda examples, samples, split: [
             SimpleNamespace(correct=s.ids == ["made?"], status="ok", error="") for s in samples])
     run = SimpleNamespace(synthetic=lambda round: [Example("zoo", "made", "SELECT 2")],
-                          cached_pairs=lambda name, about, sample: sample())
+                          out=tmp_path)
     monkeypatch.setattr(spft, "load_model", lambda cfg, folder, train=False: folder)
     monkeypatch.setattr(lm, "digest", str)
     monkeypatch.setattr(spft, "with_logprobs", lambda model, pairs, name="": [
@@ -1054,7 +1055,7 @@ def test_who_answers_and_what_each_loss_takes(monkeypatch, loss):
     assert used == [("weak", [[q] for q in questions])]
     assert [pair.sample for pair in pairs] == [[q + "?", "end"] for q in questions]
     assert [pair.R for pair in pairs] == [1.0, 0.0][:len(questions)]
-    assert {pair.opponent for pair in pairs} == {("weak", "weak")}
+    assert {tuple(pair.opponent) for pair in pairs} == {("weak", "weak")}
     steps, _ = spft.objective(cfg, pairs, [[pairs]], Candidate("s", "-", "strong"), rng)
     taken = flat(steps)
     if loss == "sft":
@@ -1062,7 +1063,41 @@ def test_who_answers_and_what_each_loss_takes(monkeypatch, loss):
     else:
         assert [pair.R for pair in taken] == ([1.0, 0.0] if loss == "spft" else [1.0])
         reference = "strong" if loss == "dpo" else "weak"
-        assert {pair.opponent for pair in taken} == {(reference, reference)}
+        assert {tuple(pair.opponent) for pair in taken} == {(reference, reference)}
+
+
+def test_ppo_compares_the_samples_of_a_prompt(monkeypatch, tmp_path):
+    """Four answers to each prompt, one of them right to the first, three to the second: reward
+    1 - R less its mean.  Samples alone are trained on, in as many updates as one answer takes."""
+    right = {"first?": [0, 0, 1, 0], "second?": [1, 0, 1, 1]}
+    task = SimpleNamespace(
+        train=[Example("zoo", q, "SELECT 1") for q in right],
+        to_sql=lambda e: Pair(e.question, [e.question], ["SELECT 1", "end"]),
+        answer=lambda model, prompts, name, temperature, n, seed: [
+            Sample([f"{prompt[0]}{i}"], "end") for prompt in prompts for i in range(n)],
+        sql=lambda sample: sample.ids[0],
+        verdicts=lambda examples, samples, split: [
+            SimpleNamespace(correct=bool(right[s.ids[0][:-1]][int(s.ids[0][-1])]), status="ok",
+                            error="") for s in samples])
+    monkeypatch.setattr(spft, "load_model", lambda cfg, folder, train=False: folder)
+    monkeypatch.setattr(lm, "digest", str)
+    monkeypatch.setattr(spft, "with_logprobs", lambda model, pairs, name="": [
+        spft.replace(pair, opponent=(-1.0, -2.0)) for pair in pairs])
+    cfg, rng = Config(loss="ppo", rounds=0), random.Random(0)
+    main = Candidate("s", "-", "strong")
+    pairs, _ = spft.sample_pairs(cfg, task, SimpleNamespace(out=tmp_path), "ppo-1", main, rng)
+    assert [pair.sample[0] for pair in pairs] == [f"{q}{i}" for q in right for i in range(4)]
+    assert [pair.R for pair in pairs] == [1, 1, 0, 1, 0, 1, 0, 0]
+    assert [pair.advantage for pair in pairs] == [-.25, -.25, .75, -.25, .25, -.75, .25, .25]
+    steps = steps_of_groups(pairs, 4, 1, 1, rng)
+    assert len(steps) == len(steps_of(pairs[::4], 1, 1, random.Random(0))) == 2
+    assert sorted(map(key, flat(steps))) == sorted(map(key, pairs))
+    assert [len({tuple(pair.prompt) for pair in flat([step])}) for step in steps] == [1, 1]
+    steps, loss = spft.objective(cfg, pairs, [[pairs]], main, rng)
+    assert [pair.gold for pair in flat(steps)] == [None] * 8
+    logp = torch.full((8,), -2.0)                       # main = its start: minus the advantage
+    assert loss.terms(logp, flat(steps)).item() == pytest.approx(0)
+    assert loss.terms(logp[:3], flat(steps)[:3]).item() == pytest.approx(-0.25)
 
 
 def test_pairs_are_kept_with_what_a_person_wants_to_see(finished):
@@ -1122,11 +1157,11 @@ def test_kept_log_probs_are_what_the_loss_is_made_of(finished, replayed):
 
 def test_pairs_of_other_weights_or_data_are_not_used(tmp_path):
     """The first line of what is kept is a digest of all that decides it."""
-    run, made = object.__new__(spft.Run), []
-    run.out = tmp_path
+    made = []
     for about, times in (("a", 1), ("a", 1), ("b", 2), ("b", 2)):
         for name in ("selfplay-1", "continued-1"):              # another loss takes the same pairs
-            found = run.cached_pairs(name, about, lambda: made.append(about) or [[about]])
+            found = spft.cached_pairs(tmp_path, name, about,
+                                      lambda: made.append(about) or [[about]])
             assert found == [[about]]
         assert len(made) == times
 
@@ -1639,7 +1674,7 @@ def test_bad_model(cli, idle, base, tmp_path, kind):
 
 BAD_OPTIONS = {
     "unknown stage": (["--stage", "grpo"], ["grpo", "selfplay"]),
-    "unknown loss": (["--loss", "ppo"], ["ppo", "spin"]),
+    "unknown loss": (["--loss", "grpo"], ["grpo", "spin"]),
     "unknown option": (["--colour", "red"], ["--colour"]),
     "abbreviated option": (["--synth", "5"], ["--synth"]),
     "no number": (["--seed", "one"], ["--seed", "one"]),

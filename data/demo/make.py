@@ -24,7 +24,8 @@ from data.demo.questions import KINDS, draw
 from data.pretraining.asking import Reject
 
 DEMO = Path(__file__).resolve().parent
-SPLITS = {"train": 500, "val": 300, "test": 1100}
+SPLITS = {"train": 500, "val": 1000, "test": 1100}
+FIRST = SPLITS | {"val": 300}      # drawn first: what a split gets later leaves the others alone
 AGAIN = 0.15                 # share of questions that ask for a query of their split once more
 MAX_ROWS = 40                # nobody reads a longer answer
 
@@ -97,12 +98,16 @@ def make_questions(askers, rng):
     """The filled splits; every kind and every domain has its share of each."""
     weights, kinds = zip(*KINDS)
     ends = list(itertools.accumulate(weights))
-    slots = [(split, i % len(askers), kinds[bisect.bisect(ends, (i + 0.5) / n * ends[-1])])
-             for split, n in SPLITS.items() for i in range(n)]
-    rng.shuffle(slots)
     splits = Splits(rng)
-    for split, i, kind in slots:
-        splits.add(askers[i], split, kind)
+    for start, stop in ({}, FIRST), (FIRST, SPLITS):
+        slots = []
+        for split, n in stop.items():
+            first = start.get(split, 0)
+            slots += [(split, (first + i) % len(askers), kinds[bisect.bisect(
+                ends, (i + 0.5) / (n - first) * ends[-1])]) for i in range(n - first)]
+        rng.shuffle(slots)
+        for split, i, kind in slots:
+            splits.add(askers[i], split, kind)
     return splits
 
 

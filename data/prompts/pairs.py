@@ -2,6 +2,7 @@
 
     Pair(db_id, prompt, gold, ...)           token ids of a prompt and its answers
     steps_of(pairs, epochs, batch, rng)      an epoch's steps: lists of chunks, one packed row each
+    steps_of_groups(pairs, n, ...)           the same for n pairs a prompt
     micro_batches(chunks, budget)            a step in parts of so many packed tokens
 """
 
@@ -17,10 +18,11 @@ class Pair:
     """A training pair (x, y), in self-play with the opponent's answer y' and its verdict."""
     db_id: str                 # pairs of one database share a prompt prefix
     prompt: list               # token ids of x
-    gold: list                 # of y, the end token included
+    gold: list | None          # of y, the end token included; None: PPO does not look at it
     sample: list | None = None    # of y', with its end token if it ended; None outside self-play
     opponent: tuple = ()       # log p of gold and sample under the opponent
     R: float = 0.0             # Eq. 2
+    advantage: float = 0.0     # PPO: reward 1 - R less its mean over the prompt's samples
 
     @property
     def sequences(self):
@@ -60,6 +62,14 @@ def halves(part):
                         "try --recompute 1")
     rows, whole = (part, lambda half: half) if len(part) > 1 else (part[0], lambda half: [half])
     return whole(rows[:len(rows) // 2]), whole(rows[len(rows) // 2:])
+
+
+def steps_of_groups(pairs, n, epochs, batch, rng):
+    """The same where each prompt has n pairs, one after the other: the steps that the first of them
+    would have, each with the others of its prompts."""
+    groups = {id(pairs[i]): pairs[i:i + n] for i in range(0, len(pairs), n)}
+    return [[list(row) for chunk in step for row in zip(*(groups[id(pair)] for pair in chunk))]
+            for step in steps_of(pairs[::n], epochs, batch, rng)]
 
 
 def packed_length(chunk):

@@ -2,6 +2,7 @@
 
     Training(path, about, ...)     the state of a training, in one file
     Kept(folder, *about)           results of long work, part by part
+    cached_pairs(out, name, ...)   records that several rounds may share
     forget(*paths)                 the stage has ended
 """
 
@@ -94,9 +95,10 @@ class Training:
         pairs = [pair for chunk in chunks for pair in chunk]
         line = {"step": step, "loss": round(loss, 5), "learning rate": rate,
                 "gradient norm": round(float(norm), 4),
-                "log p of gold": round(gold / len(pairs), 4),
                 "tokens per second": round(tokens / max(1e-9, now - self.last)),
                 "peak GB": peak_memory(self.params[0].device)}
+        if pairs[0].gold is not None:
+            line["log p of gold"] = round(gold / len(pairs), 4)
         if errors := sum(pair.R for pair in pairs):
             line["log p of wrong samples"] = round(wrong / errors, 4)
         self.last, path = now, self.path.with_name("metrics.jsonl")
@@ -187,6 +189,17 @@ def read_parts(folder, name):
                 continue
             known[part] = result
     return known
+
+
+def cached_pairs(out, name, about, sample):
+    """The records that sample() gives, kept in OUT/NAME/pairs.jsonl behind a line with the digest
+    of all that decides them; taken from another round that has the same digest."""
+    key = {"digest": hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}
+    path = out / name / "pairs.jsonl"
+    same = [kept for kept in sorted(out.glob("*/pairs.jsonl")) if files.first_line(kept) == key]
+    if not same:
+        write_lines(path, [key, *sample()])
+    return files.read_lines(same[0] if same else path)[1:]
 
 
 def forget(*paths):

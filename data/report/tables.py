@@ -10,9 +10,16 @@ from statistics import fmean
 from data.report.terminal import printable
 from data.sql import Literal, SQLError, parse, rewrite, to_sql
 
+SHOWN = 256              # pairs whose log p is taken before and after a round
+
 
 def banner(name, text):
     print(f"\n== {name}: {text}", flush=True)
+
+
+def line_of(cfg):
+    """What the rounds of --loss are called."""
+    return {"spft": "selfplay", "sft": "continued"}.get(cfg.loss, cfg.loss)
 
 
 def counts(counter):
@@ -68,6 +75,13 @@ def show_candidate(candidate, rows, before):
               f"{100 * garbled[0]:.0f}%: a lower learning rate may help")
 
 
+def answer_rows(task, examples, samples, split="train"):
+    """A record of each answer and its verdict."""
+    return [{"db_id": e.db_id, "question": e.question, "gold": e.query, "pred": task.sql(s),
+             "correct": bool(v.correct), "status": v.status, "error": v.error}
+            for e, s, v in zip(examples, samples, task.verdicts(examples, samples, split))]
+
+
 def changes(before, after):
     """(fixed, broken): pairs of records (before, after) of the same questions whose verdict
     changed."""
@@ -109,6 +123,15 @@ def log_ratios(now, pairs):
     sample, margin = map(fmean, zip(*wrong)) if wrong else (0.0, 0.0)
     return {"gold": round(fmean(pair.opponent[0] for pair in now), 3),
             "wrong sample": round(sample, 3), "margin": round(margin, 3)}
+
+
+def show_round(rows, pairs, now, then):
+    """Print what a round of self-play did to log p, and one of its games; what its record keeps of
+    them.  now, then: the first pairs with log p under main, before the round and after."""
+    before, after = log_ratios(now, pairs), log_ratios(then, pairs)
+    show_log_ratios(before, after)
+    return {"R = 1": fmean(pair.R for pair in pairs), "before": before, "after": after,
+            "game": show_game(rows, pairs, now, then)}
 
 
 def show_log_ratios(before, after):

@@ -1,103 +1,221 @@
 """The paper's comparisons, over several seeds.
 
-    python tests/bench/experiment.py --seeds 5 --selfplay_rounds 2 --out runs/experiment
+    python tests/bench/experiment.py --search --seeds 3 --out runs/search
+    python tests/bench/experiment.py --ablate --seeds 3 --out runs/search
+    python tests/bench/experiment.py --seeds 10 --selfplay_rounds 2 --best runs/search/search.json
 
-trains every system with every seed, then reads test once.  Tables 2 and 3 (systems), Fig. 3 (EX by
-round), Fig. 4 (synthetic pairs by round), Table 12 (consistency of the SQL-to-Text direction) and
-Table 14 (cost against SFT) of the paper, in OUT/report.md, experiment.json and report.png.  Seeds
-that ran are not run again: some may run side by side, and a last call over all compares them.
-Other options are those of spft.py.
+The first two try the same number of settings for each loss, and changes of self-play, on validation
+of seeds from 100 on.  The third trains every system with every seed, then reads test once: OUT's
+report.md, experiment.json and report.png.  What ran is not run again: seeds may run side by side,
+and a last call over all compares them.  Other options are those of spft.py.
+
+    --table 2|3|12|14, --figure 3|4    what the paper's table or figure of that number shows, from
+                                       the JSON, beside the paper's own figures
+    --check                            are the tables of the READMEs rows of that report?
 """
 
 import argparse
 import os
+import random
+import re
 import shutil
 import sys
 from collections import Counter, defaultdict
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 import torch                                                                        # noqa: E402
 
 import model as lm                                                                  # noqa: E402
 from data.prompts.tokenizer import Tokenizer                                        # noqa: E402
+import spft                                                                         # noqa: E402
 from data.report.files import read_lines, write_text                                # noqa: E402
 from data.report.resume import forget                                               # noqa: E402
-from data.report.tables import percent                                              # noqa: E402
+from data.report.tables import SHOWN, line_of, percent                              # noqa: E402
 from data.report.terminal import run_command                                        # noqa: E402
 from model import join_ranks, leave_ranks, on_rank0                                 # noqa: E402
 from spft import (                                                                  # noqa: E402
     BASE, CHOICES, Run, Task, answer_rows, best, complete, load_model, parse_config,
-    run_selfplay,
-    write_json, write_lines)
+    run_selfplay, run_vbift, sample_pairs, with_logprobs, write_json, write_lines)
 from sqlexec import DataError, Verifier                                             # noqa: E402
 
 LOSSES = CHOICES["loss"]
-
+SPFT, CONTINUED = "VBI-FT + self-play (SPFT)", "VBI-FT + SFT continued"
 # System -> (end of its run's folder, its line of candidates, the system it is measured against)
 SYSTEMS = {
     "base": ("", "base", None),
     "SFT": ("", "sft", "base"),
     "SFT + self-play": ("-direct", "selfplay", "SFT"),
     "VBI-FT": ("", "vbift", "SFT"),
-    "VBI-FT + SFT continued": ("", "continued", "VBI-FT"),
-    "VBI-FT + DPO": ("", "dpo", "VBI-FT + SFT continued"),
-    "VBI-FT + SPIN": ("", "spin", "VBI-FT + SFT continued"),
-    "VBI-FT + self-play (SPFT)": ("", "selfplay", "VBI-FT + SFT continued"),
+    CONTINUED: ("-sft", "continued", "VBI-FT"),
+    "VBI-FT + DPO": ("-dpo", "dpo", CONTINUED),
+    "VBI-FT + PPO": ("-ppo", "ppo", CONTINUED),
+    "VBI-FT + SPIN": ("-spin", "spin", CONTINUED),
+    SPFT: ("", "selfplay", CONTINUED),
 }
+LINES = {line: end for end, line, _ in SYSTEMS.values()
+         if line not in ("base", "sft") and end != "-direct"}
+LABELS = {"vbift": "VBI-FT", "selfplay": "self-play", "continued": "SFT continued", "dpo": "DPO",
+          "ppo": "PPO", "spin": "SPIN"}
+# All that is compared, of which the intervals are corrected together.
+COMPARED = [(system, control) for system, (_, _, control) in SYSTEMS.items() if control] + [
+    (SPFT, other) for other in ("VBI-FT", "VBI-FT + DPO", "VBI-FT + PPO", "VBI-FT + SPIN")]
+CONSTRUCTS = {"one table": r"^(?!.*( JOIN |\(\s*SELECT| INTERSECT | UNION | EXCEPT ))",
+              "join": r" JOIN ", "nesting": r"\(\s*SELECT",
+              "set operator": r" (INTERSECT|UNION|EXCEPT) ",
+              "aggregate": r"\b(COUNT|AVG|MAX|MIN|SUM)\s*\("}
 
 
-def run_experiment(cfg, task, seeds):
-    """Train every system with every seed, then read test once; tables, a JSON and a picture."""
-    runs = []
-    for seed in range(cfg.seed, cfg.seed + seeds):
-        for end, loss, change in [("", loss, {}) for loss in LOSSES] + [
-                ("-direct", "spft", {"rounds": 0})]:
-            own = replace(cfg, seed=seed, loss=loss, out=f"{cfg.out}/seed-{seed}{end}", **change)
-            run = Run(own, task)
-            if end:                             # what would be trained alike is trained once
-                on_rank0(lambda: lend(runs[-1].out, run.out, ("base", "sft")))
-            run_selfplay(own, task, run)
-            if loss == LOSSES[-1]:
-                runs.append(run)
-    write_report(cfg, task, runs)
+# ---------------------------------------------------------------------------------------------
+# Training
+
+def train(cfg, task, seed, end, loss, source=None, opponent="weakest", **change):
+    """The finished Run in OUT/seed-SEED-END.  source: the Run whose candidates it starts from."""
+    own = replace(cfg, seed=seed, loss=loss, out=f"{cfg.out}/seed-{seed}{end}", **change)
+    run = Run(own, task)
+    if source:
+        on_rank0(lambda: lend(source.out, run.out, ["base", "sft"] + [
+            f"vbift-{r + 1}" for r in range(own.rounds)]))
+    with playing(opponent, f"{seed}{end}"):
+        run_selfplay(own, task, run)
+    return run
 
 
 def lend(source, target, names):
-    """Copy candidates from one run directory to another, each whole or not at all."""
+    """Candidates of one run directory in another, each whole or not at all, and the opponents'
+    answers: who plays the same opponent does not ask it again."""
     for name in names:
         if not (target / name).exists():
-            shutil.copytree(source / name, target / f"{name}.tmp", dirs_exist_ok=True)
+            shutil.rmtree(target / f"{name}.tmp", ignore_errors=True)
+            shutil.copytree(source / name, target / f"{name}.tmp", copy_function=os.link)
             os.replace(target / f"{name}.tmp", target / name)
+    for path in source.glob("*/pairs.jsonl"):
+        name = path.parent.name.removeprefix("lent-")
+        lent = target / f"lent-{name}/pairs.jsonl"
+        if not lent.exists() and not (target / name).exists():
+            lent.parent.mkdir(exist_ok=True)
+            os.link(path, lent)
 
+
+@contextmanager
+def playing(opponent, seed):
+    """Self-play against the `weakest` candidate as in the paper, main's own start (`self`) or a
+    `random` candidate."""
+    players, rng = spft.players, random.Random(seed)
+
+    def others(loss, candidates):
+        main, weakest = players(loss, candidates)
+        rest = [c for c in candidates if c.name != main.name] or [main]
+        return main, {"weakest": weakest, "self": main, "random": rng.choice(rest)}[opponent]
+
+    spft.players = others
+    try:
+        yield
+    finally:
+        spft.players = players
+
+
+def run_experiment(cfg, task, seeds, chosen):
+    """Train every system with every seed, then read test once.  chosen: {loss: settings}."""
+    runs = []
+    for seed in range(cfg.seed, cfg.seed + seeds):
+        first = train(cfg, task, seed, "", "spft", **chosen.get("spft", {}))
+        runs.append({"": first})
+        for loss in LOSSES:
+            if loss != "spft":
+                runs[-1][f"-{loss}"] = train(cfg, task, seed, f"-{loss}", loss, first,
+                                             **chosen.get(loss, {}))
+        runs[-1]["-direct"] = train(cfg, task, seed, "-direct", "spft", first, rounds=0,
+                                    **chosen.get("spft", {}))
+    write_report(cfg, task, runs)
+
+
+# ---------------------------------------------------------------------------------------------
+# Searches, on validation of seeds that no table reports
+
+def tries(cfg):
+    """As many settings for each loss: three rates by two lambdas, or six rates where there is no
+    lambda.  The updates are the same for all."""
+    by_lam = [{"selfplay_lr": cfg.selfplay_lr * rate, "lam": cfg.lam * lam}
+              for rate in (0.3, 1, 3) for lam in (0.25, 1)]
+    by_rate = [{"selfplay_lr": cfg.selfplay_lr * rate} for rate in (0.1, 0.3, 1, 2, 3, 6)]
+    return {loss: by_rate if loss == "sft" else by_lam for loss in LOSSES}
+
+
+def ablations(cfg):
+    """Changes of self-play, one at a time."""
+    return {"spft": [{}, {"opponent": "self"}, {"opponent": "random"}, {"games": 4},
+                     *({"lam": cfg.lam * x} for x in (0.05, 0.25, 4))]}
+
+
+def search(cfg, task, seeds, settings, path):
+    """Train one round with each of {loss: [settings]} on each seed from 100 on; the table of
+    validation EX, and of each loss the best, written to the path."""
+    cfg, found, starts = replace(cfg, selfplay_rounds=1), defaultdict(list), []
+    for seed in range(100 + cfg.seed, 100 + cfg.seed + seeds):
+        own = replace(cfg, seed=seed, out=f"{cfg.out}/seed-{seed}")
+        first = Run(own, task)
+        starts.append(best(run_vbift(own, task, first)).ex)
+        for loss, changes in settings.items():
+            for change in changes:
+                words = "".join(f"-{name}={value:g}" if isinstance(value, (int, float)) else
+                                f"-{name}={value}" for name, value in change.items())
+                run = train(cfg, task, seed, f"-{loss}{words}", loss, first, **change)
+                on_rank0(lambda: lend(run.out, first.out, ()))     # for the tries that follow
+                found[loss, words].append(run.load(f"{line_of(run.cfg)}-1").ex)
+    rows = [{"loss": loss, "settings": change, "by seed": by_seed, "ex": round(fmean(by_seed), 2),
+             "gain": round(fmean(by_seed) - fmean(starts), 2)}
+            for (loss, change), by_seed in zip(
+                [(loss, c) for loss, changes in settings.items() for c in changes],
+                found.values())]
+    chosen = {loss: max((r for r in rows if r["loss"] == loss), key=lambda r: r["ex"])["settings"]
+              for loss in settings}
+    write_json(path, {"start": starts, "tries": rows, "best": chosen})
+    print(table(f"One round on validation, seeds from {100 + cfg.seed} on, from EX "
+                f"{fmean(starts):.1f}", ["loss", "settings", "EX", "gain", "by seed"],
+                [[r["loss"], said(r["settings"]), r["ex"], f"{r['gain']:+.2f}",
+                  ", ".join(f"{ex:.1f}" for ex in r["by seed"])] for r in rows]))
+
+
+def said(settings):
+    return ", ".join(f"{name} {value:g}" if isinstance(value, (int, float)) else f"{name} {value}"
+                     for name, value in settings.items()) or "as in the paper"
+
+
+# ---------------------------------------------------------------------------------------------
+# Measuring
 
 def write_report(cfg, task, runs):
     """Score test for all candidates and compare; OUT/experiment.json, report.md and report.png."""
-    direct = [Run(replace(run.cfg, out=f"{run.out}-direct", rounds=0), task) for run in runs]
-    rows, correct = [], {}
-    for system, (end, line, control) in SYSTEMS.items():
-        chosen = [best(run.of_stage(line)) for run in (direct if end else runs)]
-        scored = [test_rows(task, run, c) for run, c in zip(direct if end else runs, chosen)]
-        correct[system] = torch.tensor([[float(r["correct"]) for r in one] for one in scored])
-        by_seed = [percent(one) for one in scored]
-        row = {"system": system, "ex": round(fmean(by_seed), 2),
-               "spread": round(spread(by_seed), 2),
-               "by seed": [round(ex, 2) for ex in by_seed], "n": len(scored[0]), "control": control}
-        if control:
-            gain, low, high = paired_gain(correct[system], correct[control],
-                                          [(r["db_id"], r["gold"]) for r in scored[0]])
-            row |= {"gain": gain, "low": low, "high": high}
-        rows.append(row)
-    trained = [c for run in runs for c in run.everyone()] + [
-        c for run in direct for c in run.of_stage("selfplay")]
-    settings = ("rounds", "selfplay_rounds", "lam", "selfplay_lr", "selfplay_epochs")
+    scored = {system: [test_rows(task, run[end], best(run[end].of_stage(line))) for run in runs]
+              for system, (end, line, _) in SYSTEMS.items()}
+    golds = [(row["db_id"], row["gold"]) for row in scored["base"][0]]
+    correct = {system: torch.tensor([[float(r["correct"]) for r in one] for one in by_seed])
+               for system, by_seed in scored.items()}
+    compared = compare(correct, golds)
+    rows = []
+    for system, (_, _, control) in SYSTEMS.items():
+        by_seed = [percent(one) for one in scored[system]]
+        gain = next((c for c in compared if (c["system"], c["control"]) == (system, control)), {})
+        rows.append({"system": system, "ex": round(fmean(by_seed), 2),
+                     "spread": round(spread(by_seed), 2),
+                     "by seed": [round(ex, 2) for ex in by_seed], "n": len(golds),
+                     "control": control, **{k: gain[k] for k in ("gain", "low", "high") if gain},
+                     "constructs": by_construct(scored[system])})
+    settings = ("rounds", "selfplay_rounds", "selfplay_epochs", "batch")
     result = {"data": os.path.relpath(cfg.data), "seeds": len(runs),
-              "settings": {name: getattr(cfg, name) for name in settings},
-              "systems": rows, "rounds": by_round(task, runs), "pairs": pairs_by_round(runs),
-              "consistency": consistency(task, runs), "cost": costs(runs),
-              "minutes": round(sum(c.seconds for c in trained) / 60, 1)}
+              "settings": {name: getattr(cfg, name) for name in settings} | {
+                  end or "-spft": {k: getattr(run.cfg, k) for k in ("lam", "selfplay_lr", "games")}
+                  for end, run in runs[0].items()},
+              "systems": rows, "comparisons": compared, "rounds": by_round(task, runs),
+              "pairs": pairs_by_round([run[""] for run in runs]),
+              "consistency": consistency(task, [run[""] for run in runs]), "cost": costs(runs),
+              "log p": log_p_by_round(runs), "why": why(task, [run[""] for run in runs]),
+              "minutes": round(sum(c.seconds for run in runs for c in own_candidates(run)) / 60, 1)}
     write_json(Path(cfg.out) / "experiment.json", result)
     on_rank0(lambda: draw_report(result, Path(cfg.out) / "report.png"))
     text = report_text(result)
@@ -113,35 +231,88 @@ def test_rows(task, run, candidate):
     return run.score(task, model, candidate.name, "test")
 
 
+def own_candidates(run):
+    """The candidates of a seed, each once: {end: Run}."""
+    return run[""].everyone() + run["-direct"].of_stage("selfplay") + [
+        c for line, end in LINES.items() if end for c in run[end].of_stage(line)]
+
+
 def spread(values):
     """Standard deviation over seeds; 0 of a single one."""
     return stdev(values) if len(values) > 1 else 0.0
 
 
-def paired_gain(a, b, queries, draws=2000):
-    """Mean of a - b in points and its 95% interval: a, b (S, N) verdicts of S seeds on the same N
-    questions.  A bootstrap that draws seeds and distinct queries anew: two questions with one gold
-    query (equal entries of `queries`, N of them) are not independent."""
+def compare(correct, golds):
+    """A record of each comparison: gain, 95% interval, p before and after Holm's correction over
+    all of them, and by seed the questions won and lost.  correct: {system: (S, N)}; golds: of the
+    N questions, (database, query)."""
+    found = []
+    for system, control in COMPARED:
+        gain, low, high, p = paired_gain(correct[system], correct[control], golds,
+                                         [db for db, _ in golds])
+        change = correct[system] - correct[control]
+        found.append({"system": system, "control": control, "gain": gain, "low": low, "high": high,
+                      "p": p, "won": (change > 0).sum(1).tolist(),
+                      "lost": (change < 0).sum(1).tolist()})
+    for row, p in zip(found, holm([row["p"] for row in found])):
+        row["corrected"] = round(p, 4)
+    return found
+
+
+def holm(values):
+    """p corrected for so many comparisons (Holm 1979): the k-th smallest of m times m - k + 1."""
+    order, highest, found = sorted(range(len(values)), key=values.__getitem__), 0.0, list(values)
+    for k, i in enumerate(order):
+        found[i] = highest = max(highest, min(1.0, values[i] * (len(values) - k)))
+    return found
+
+
+def paired_gain(a, b, queries, databases=None, draws=4000):
+    """Mean of a - b in points, its 95% interval and a two-sided p: a, b (S, N) verdicts of S seeds
+    on the same N questions.  A bootstrap that draws anew seeds, databases (N of them), and of each
+    database its distinct queries: questions with one gold query are not independent."""
     rng = torch.Generator().manual_seed(0)
+    databases = databases or [0] * len(queries)
     number = {query: i for i, query in enumerate(dict.fromkeys(queries))}
     group = torch.tensor([number[query] for query in queries])
     gains = torch.zeros(len(a), len(number)).index_add_(1, group, 100 * (a - b))    # (S, G) sums
     sizes = torch.bincount(group).float()                                           # (G,)
-    seeds = torch.randint(len(a), (draws, len(a)), generator=rng)
-    asked = torch.randint(len(number), (draws, len(number)), generator=rng)
-    means = torch.stack([gains[s][:, q].sum() / (len(s) * sizes[q].sum())
-                         for s, q in zip(seeds, asked)])
+    of_db = defaultdict(dict)
+    for query, db in zip(queries, databases):
+        of_db[db][number[query]] = None
+    pools = [torch.tensor(list(pool)) for pool in of_db.values()]
+    means = []
+    for _ in range(draws):
+        seeds = torch.randint(len(a), (len(a),), generator=rng)
+        picked = torch.randint(len(pools), (len(pools),), generator=rng).tolist()
+        asked = torch.cat([pools[d][torch.randint(len(pools[d]), (len(pools[d]),), generator=rng)]
+                           for d in picked])
+        means.append(gains[seeds].mean(0)[asked].sum() / sizes[asked].sum())
+    means = torch.stack(means)
     low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return round(float(100 * (a - b).mean()), 2), round(low, 2), round(high, 2)
+    rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return (round(float(100 * (a - b).mean()), 2), round(low, 2), round(high, 2),
+            min(1.0, 2 * (rarer + 1) / (draws + 1)))
+
+
+def by_construct(scored):
+    """{construct of the gold: [EX, questions]}, mean over seeds."""
+    found = {}
+    for name, pattern in CONSTRUCTS.items():
+        parts = [[row for row in one if re.search(pattern, row["gold"], re.I | re.S)]
+                 for one in scored]
+        if parts[0]:
+            found[name] = [round(fmean(map(percent, parts)), 2), len(parts[0])]
+    return found
 
 
 def by_round(task, runs):
     """EX after each round, mean over seeds: {line: [[name, val EX, test EX], ...]} (Fig. 3)."""
     return {line: [[row[0].name, round(fmean([c.ex for c in row]), 2),
-                    round(fmean([percent(test_rows(task, run, c))
+                    round(fmean([percent(test_rows(task, run[end], c))
                                  for run, c in zip(runs, row)]), 2)]
-                   for row in zip(*(run.of_stage(line) for run in runs))]
-            for line in ("vbift", "selfplay", "spin", "dpo", "continued")}
+                   for row in zip(*(run[end].of_stage(line) for run in runs))]
+            for line, end in LINES.items()}
 
 
 def pairs_by_round(runs):
@@ -182,33 +353,126 @@ def round_trip(task, asker, judge):
 def costs(runs):
     """Seconds of each candidate as a multiple of SFT's (Table 14), mean over seeds.  Baselines that
     play the main line's games do not sample them again, which spares them time."""
-    names = [c.name for c in runs[0].everyone() if c.name != "base"]
-    return {name: round(fmean([run.load(name).seconds / run.load("sft").seconds
-                               for run in runs]), 2)
-            for name in names}
+    by_seed = [{c.name: c.seconds for c in own_candidates(run)
+                if c.name != "base"} for run in runs]
+    return {name: round(fmean([one[name] / one["sft"] for one in by_seed]), 2)
+            for name in by_seed[0]}
+
+
+# ---------------------------------------------------------------------------------------------
+# Why: what the terms of Eq. 3 do
+
+def log_p_by_round(runs):
+    """Log p of gold and of wrong samples before and after each round of self-play, and the share of
+    errors in its samples, mean over seeds."""
+    found = {}
+    for line, end in LINES.items():
+        for row in zip(*(run[end].of_stage(line) for run in runs)):
+            if "before" in row[0].metrics:
+                found[row[0].name] = {"R = 1": round(100 * fmean(
+                    [c.metrics["R = 1"] for c in row]), 1)} | {
+                        f"{what} {when}": round(fmean([c.metrics[when][what] for c in row]), 3)
+                        for what in ("gold", "wrong sample") for when in ("before", "after")}
+    return found
+
+
+def why(task, runs):
+    """By round of Eq. 3, mean over seeds: the gradient's weight sigmoid(-z) at the start, and of
+    the opponent's errors the share where main is wrong too."""
+    names = [c.name for c in runs[0].of_stage("selfplay")]
+    rows = {name: [first_step(task, run, name) for run in runs] for name in names}
+    return {name: {key: round(fmean([one[key] for one in found]), 2) for key in found[0]}
+            for name, found in rows.items()}
+
+
+def first_step(task, run, name):
+    """Those figures of one round, over its first pairs; kept in OUT/NAME/why.json."""
+    path = run.out / name / "why.json"
+    if not path.exists():
+        cfg, record = run.cfg, run.load(name)
+        main, opponent = (run.load(record.metrics[key]) for key in ("main", "opponent"))
+        rng = random.Random(f"{cfg.seed}/play {name.rpartition('-')[2]}")    # as selfplay_round's
+        pairs, rows = sample_pairs(cfg, task, run, name, opponent, rng)
+        picked = random.Random(0).sample(range(len(pairs)), min(SHOWN, len(pairs)))
+        pairs, rows = [pairs[i] for i in picked], [rows[i] for i in picked]
+        model = load_model(cfg, main.folder)
+        weights = [gradient_weight(pair, now.opponent, cfg.lam)
+                   for pair, now in zip(pairs, with_logprobs(model, pairs))]
+        wrong = [i for i, pair in enumerate(pairs) if pair.R == 1]
+        greedy = task.answer(model, [pairs[i].prompt for i in wrong], "main's answers")
+        judged = zip(wrong, greedy, task.verdicts(
+            [spft.Example(rows[i]["db_id"], rows[i]["question"], rows[i]["gold"]) for i in wrong],
+            greedy))
+        too = [(task.sql(s) == rows[i]["pred"], not v.correct) for i, s, v in judged]
+        write_json(path, {
+            "weight": fmean(weights), "off 1/2": fmean(abs(w - 0.5) for w in weights),
+            "below 1/4": 100 * fmean(w < 0.25 for w in weights),
+            "above 3/4": 100 * fmean(w > 0.75 for w in weights),
+            "main wrong too": 100 * fmean([wrong for _, wrong in too] or [0]),
+            "with the same SQL": 100 * fmean([same for same, _ in too] or [0])})
+        on_rank0(lambda: forget(task.unfinished))
+    return lm.read_json(path)
+
+
+def gradient_weight(pair, main, lam):
+    """sigmoid(-z) of Eq. 3, the weight of a pair's gradient; main: its log p of gold and sample."""
+    gold, sample = (now - before for now, before in zip(main, pair.opponent))
+    return float(torch.sigmoid(torch.tensor(-lam * (gold - pair.R * sample))))
+
+
+# ---------------------------------------------------------------------------------------------
+# Tables
+
+def table(title, head, rows):
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join([f"### {title}", "", *lines, ""])
+
+
+def gain_of(row):
+    return (f"{row['gain']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f}) on "
+            f"{row['control'].removeprefix('VBI-FT + ')}" if row.get("control") else "")
 
 
 def report_text(result):
-    """The tables in Markdown."""
-    def table(title, head, rows):
-        lines = ["| " + " | ".join(map(str, row)) + " |"
-                 for row in (head, ["---"] * len(head), *rows)]
-        return "\n".join([f"### {title}", "", *lines, ""])
+    """All tables in Markdown."""
+    def lines(key):
+        return (result.get(key) or {}).items()
 
-    gains = [f"{r['gain']:+.1f} ({r['low']:+.1f} to {r['high']:+.1f}) against {r['control']}"
-             if r["control"] else "" for r in result["systems"]]
-    return "\n".join([
-        table(f"Test EX over {result['seeds']} seeds, {result['systems'][0]['n']} questions",
-              ["system", "EX", "spread over seeds", "gain (95% interval)"],
-              [[r["system"], f"{r['ex']:.1f}", f"{r['spread']:.1f}", gain]
-               for r, gain in zip(result["systems"], gains)]),
-        table("EX by round", ["round", "validation", "test"],
-              [row for line in result["rounds"].values() for row in line]),
-        table("Synthetic pairs by round", ["round", "training", "y+", "y-"],
-              [[name, *parts.values()] for name, parts in result["pairs"].items()]),
-        table("Questions whose SQL is found again (validation, %)", ["who asks", "consistent"],
-              result["consistency"].items()),
-        table("Time as a multiple of SFT's", ["candidate", "times"], result["cost"].items())])
+    systems = result["systems"]
+    compared = [[f"{row['system']} on {row['control']}", gain_of(row).partition(" on ")[0],
+                 f"{row['p']:.4f}", f"{row['corrected']:.4f}",
+                 " ".join(f"{w}:{x}" for w, x in zip(row["won"], row["lost"]))]
+                for row in result.get("comparisons", [])]
+    names = list(systems[0].get("constructs", {}))
+    parts = [
+        (f"Test EX over {result['seeds']} seeds, {systems[0]['n']} questions",
+         ["system", "EX", "spread over seeds", "gain (95% interval)"],
+         [[r["system"], f"{r['ex']:.1f}", f"{r['spread']:.1f}", gain_of(r)] for r in systems]),
+        ("Comparisons", ["of what", "gain (95% interval)", "p", "Holm's p",
+                         "questions won:lost by seed"], compared),
+        ("Test EX by construct", ["system", *(f"{name}, {systems[0]['constructs'][name][1]}"
+                                              for name in names)],
+         [[r["system"], *(f"{r['constructs'][name][0]:.1f}" for name in names)]
+          for r in systems if names]),
+        ("By round", ["", "validation EX, round by round", "test EX", "time, SFT's = 1"],
+         [[LABELS[line], *(", ".join(f"{row[k]:.1f}" for row in found) for k in (1, 2)),
+           ", ".join(f"{result['cost'][row[0]]:.1f}" for row in found)]
+          for line, found in result["rounds"].items()]),
+        ("Synthetic pairs by round", ["round", "training", "y+", "y-"],
+         [[name, *parts.values()] for name, parts in lines("pairs")]),
+        ("Questions whose SQL is found again (validation, %)", ["who asks", "consistent"],
+         lines("consistency")),
+        ("Log p before and after each round", ["round", "wrong samples, %", "gold", "wrong sample"],
+         [[name, f"{r['R = 1']:.1f}", *(f"{r[f'{what} before']:.2f} to {r[f'{what} after']:.2f}"
+                                        for what in ("gold", "wrong sample"))]
+          for name, r in lines("log p")]),
+        ("The first step of Eq. 3", ["round", "mean sigmoid(-z)", "its distance from 1/2",
+                                     "below 1/4, %", "above 3/4, %",
+                                     "opponent's errors that main makes too, %",
+                                     "with the same SQL, %"],
+         [[name, *r.values()] for name, r in lines("why")])]
+    return "\n".join(table(title, head, rows) for title, head, rows in parts if rows)
 
 
 def draw_report(result, path):
@@ -224,9 +488,10 @@ def draw_report(result, path):
               xerr=[row["spread"] for row in result["systems"]][::-1])
     bars.set_xlabel("test EX, %")
     start = result["rounds"]["vbift"][-1][2]
-    for line in ("selfplay", "spin", "dpo", "continued"):
-        values = [start, *(row[2] for row in result["rounds"][line])]
-        lines.plot(range(len(values)), values, marker="o", label=line)
+    for line in LINES:
+        if line != "vbift":
+            values = [start, *(row[2] for row in result["rounds"][line])]
+            lines.plot(range(len(values)), values, marker="o", label=line)
     lines.set_xticks(range(len(values)))
     lines.set_xlabel("round after VBI-FT")
     lines.set_ylabel("test EX, %")
@@ -234,23 +499,131 @@ def draw_report(result, path):
     figure.savefig(path, dpi=130)
 
 
-def main(arguments=None):
+# The paper's figures, Qwen2.5-Coder-7B: EX on Spider test, Spider dev and BIRD dev; "" where the
+# project's account of the paper has none.
+PAPER = {"base": ("81.5", "", "51.5"), "SFT": ("83.7", "", "54.4"), "SPIN": ("79.0", "", "34.8"),
+         "VBI-FT + DPO": ("84.6", "84.7", ""), "VBI-FT + PPO": ("86.6", "85.1", ""),
+         SPFT: ("87.4", "87.2", "61.0")}
+PAPERS = ["paper: Spider test", "Spider dev", "BIRD dev"]
+
+
+def shown(result, kind, number):
+    """The paper's table or figure of that number with what the JSON has for it, in Markdown."""
+    ex = {row["system"]: f"{row['ex']:.1f}" for row in result["systems"]}
+    if (kind, number) in (("table", 2), ("table", 3)):
+        ours = {"base": "base", "SPIN": "VBI-FT + SPIN", "SFT": "SFT", SPFT: SPFT}
+        if number == 3:
+            ours = {name: name for name in ("VBI-FT", "VBI-FT + DPO", "VBI-FT + PPO", SPFT)}
+        head, rows = ["system", "here", *PAPERS], [
+            [name, ex.get(own, ""), *PAPER.get(name, ("", "", ""))] for name, own in ours.items()]
+    elif (kind, number) == ("table", 12):
+        head, rows = ["questions consistent with their SQL, %", "here", "paper"], [
+            [name, here, paper] for (name, here), paper in
+            zip(result["consistency"].items(), ("56.5", "93.5"))]
+    elif (kind, number) == ("table", 14):
+        head, rows = ["time as a multiple of SFT's", "here", "paper"], [
+            [name, times, "about 2" if name.startswith(("vbift", "selfplay")) else ""]
+            for name, times in result["cost"].items()]
+    elif (kind, number) == ("figure", 3):
+        head, rows = ["round", "validation", "test", "paper"], [
+            [*row, {"spin": "falls", "selfplay": "rises"}.get(line, "")]
+            for line, found in result["rounds"].items() for row in found]
+    elif (kind, number) == ("figure", 4):
+        head, rows = ["round", "synthetic pairs for training", "y+", "y-", "paper"], [
+            [name, *parts.values(), "best with 3000"] for name, parts in result["pairs"].items()]
+    else:
+        raise DataError(f"--{kind} {number}: choose from --table 2, 3, 12, 14, --figure 3, 4")
+    return table(f"{kind} {number} of the paper; here {result['data']}, {result['seeds']} seeds",
+                 head, rows)
+
+
+# ---------------------------------------------------------------------------------------------
+# Are the figures of the READMEs those of the JSON?
+
+QUOTED = {"README.md": "## Results", "tests/bench/README.md": "## The paper's comparisons"}
+
+
+def mismatches(result, texts):
+    """What does not agree, in words: rows of the tables under QUOTED's headings that are no row of
+    the report, and figures of the JSON that do not follow from its EX by seed.
+
+    texts: {file: its text}."""
+    ex = {row["system"]: row["by seed"] for row in result["systems"]}
+    rows = {cells(line) for line in report_text(result).splitlines()}
+    wrong = []
+    for row in result["systems"]:
+        means = [row["ex"] - fmean(row["by seed"]), row["spread"] - spread(row["by seed"])]
+        if row["control"]:
+            means.append(row["gain"] - fmean(row["by seed"]) + fmean(ex[row["control"]]))
+        if max(map(abs, means)) > 0.011:
+            wrong.append(f"experiment.json, {row['system']}: figures that are not its seeds'")
+    for file, heading in QUOTED.items():
+        section = texts[file].partition(heading + "\n")[2].partition("\n## ")[0]
+        quoted = [line for table in re.findall(r"(?:^\|.*\n)+", section, re.M)
+                  for line in table.splitlines()[2:]]
+        wrong += [f"{file}: no row of the report: {line}" for line in quoted
+                  if cells(line) not in rows]
+        if not quoted:
+            wrong.append(f"{file}: no table under {heading}")
+    return wrong
+
+
+def cells(line):
+    """A row's cells without what sets them bold."""
+    return tuple(cell.strip() for cell in line.replace("**", "").strip().strip("|").split("|"))
+
+
+def check(path):
+    wrong = mismatches(lm.read_json(path), {f: (ROOT / f).read_text("utf-8") for f in QUOTED})
+    print("\n".join(wrong) or "every row quoted is a row of the report")
+    return 1 if wrong else 0
+
+
+# ---------------------------------------------------------------------------------------------
+# Command line
+
+def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=5, help="so many, from --seed on (5)")
-    own, rest = parser.parse_known_args(arguments)
+    parser.add_argument("--best", help="a search.json: the settings of each loss")
+    for name in ("search", "ablate", "check"):
+        parser.add_argument(f"--{name}", action="store_true")
+    for name in ("table", "figure"):
+        parser.add_argument(f"--{name}", type=int, metavar="NUMBER")
+    parser.add_argument("--json", type=Path, default=ROOT / "tests/bench/experiment.json",
+                        help="of which experiment (tests/bench/experiment.json)")
+    return parser.parse_known_args(arguments)
+
+
+def main(arguments=None):
+    own, rest = parse(arguments)
 
     def work():
+        if own.check:
+            return check(own.json)
+        if own.table or own.figure:
+            kind = "table" if own.table else "figure"
+            print(shown(lm.read_json(own.json), kind, own.table or own.figure))
+            return 0
         cfg = complete(parse_config(["--out", "runs/experiment", *rest]))
         if own.seeds < 1:
             raise DataError(f"--seeds {own.seeds}: 1 or more")
+        chosen = lm.read_json(Path(own.best))["best"] if own.best else {}
         torch.set_num_threads(cfg.threads)
         join_ranks(cfg.device)
         with Verifier(workers=lm.cpus_per_rank(), timeout=cfg.timeout) as verifier:
             tokenizer = Tokenizer(BASE if cfg.model == "random" else cfg.model)
-            run_experiment(cfg, Task(cfg, tokenizer, verifier), own.seeds)
+            task = Task(cfg, tokenizer, verifier)
+            if own.search or own.ablate:
+                what = "search" if own.search else "ablate"
+                settings = tries(cfg) if own.search else ablations(cfg)
+                search(cfg, task, own.seeds, settings, Path(cfg.out) / f"{what}.json")
+            else:
+                run_experiment(cfg, task, own.seeds, chosen)
         leave_ranks()
+        return 0
 
-    return run_command("experiment.py", work, lambda: True)
+    return run_command("experiment.py", work, lambda: not (own.check or own.table or own.figure))
 
 
 if __name__ == "__main__":
