@@ -75,7 +75,7 @@ from data.report.tables import (
     show_game, show_log_ratios, show_players, show_table, show_winner)
 from data.report.terminal import deferred, run_command
 from data.sql import normalise
-from data.synthesis.run import template_sources
+from data.synthesis.run import databases_of, template_sources
 from data.synthesis.synthesize import synthesize
 from data.synthesis.templates import TemplatePool
 from model import (
@@ -186,8 +186,8 @@ def synthesize_pairs(cfg, task, model, rng, n, labelled, earlier=()):
     pool.reweight([e.template for e in earlier if e.part == "y-"])
     known = {normalise(e.query, task.data.schema(e.db_id)) for e in [*labelled, *earlier]}
     draw = random.Random(rng.randrange(2**31))
-    made, drops = on_rank0(lambda: synthesize(pool, task.databases(), n, draw, task.verifier.run,
-                                              known))
+    made, drops = on_rank0(lambda: synthesize(pool, databases_of(task.data, task.train), n, draw,
+                                              task.verifier.run, known))
     print(f"  templates: {len(pool)}; synthetic SQL kept: {len(made)}; dropped: {counts(drops)}")
     return write_questions(cfg, task, model, rng,
                            [Example(s.db_id, "", s.sql, template=s.template_key) for s in made])
@@ -348,6 +348,7 @@ class Config:
     limit: int = option(0, "use at most so many examples of each split; 0 = all")
     bad_gold: str = option("stop", "a gold query that fails: stop, or skip the example")
     timeout: float = option(5.0, "seconds a query may run", 0.001, 86400)
+    infer_keys: int = option(1, "1 = your own databases get the keys that nobody declared", most=1)
     schema: str = option("auto", "a prompt's schema: compact, ddl, or auto: ddl for chat models")
     shots: int = option(0, "training questions with their SQL that open each prompt for SQL")
     cell_values: int = option(0, "values of each text column that prompts show")
@@ -554,8 +555,8 @@ class Task(Splits):
     """What all stages share: data, prompts, and the one place that says what is correct."""
 
     def __init__(self, cfg, tokenizer, verifier):
-        super().__init__(Data(cfg.data), lambda jobs: map_over_ranks(verifier.run, jobs), cfg.limit,
-                         cfg.bad_gold)
+        super().__init__(Data(cfg.data, cfg.infer_keys),
+                         lambda jobs: map_over_ranks(verifier.run, jobs), cfg.limit, cfg.bad_gold)
         self.cfg, self.tokenizer, self.verifier = cfg, tokenizer, verifier
         self.unfinished = Path(cfg.out) / "unfinished"           # answers, until they are used
         if cfg.shots and len(self.train) < cfg.shots:
@@ -574,11 +575,6 @@ class Task(Splits):
     def templates(self):
         """The TemplatePool of the training queries, drawn from in every round."""
         return TemplatePool(template_sources(self.data, self.train))
-
-    def databases(self):
-        """(Schema, path) of each database that synthesis may ask about."""
-        ids = self.data.db_ids() if self.data.own else sorted({e.db_id for e in self.train})
-        return [(self.data.schema(d), self.data.databases(d)[0]) for d in ids]
 
     def to_sql(self, example):
         """Pair of a question and its SQL."""

@@ -27,6 +27,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from data.schema import listed_schema, read_schema
+from data.synthesis.keys import with_inferred_keys
 from sqlexec import DataError
 
 DATABASE_FOLDERS = ("database", "test_database", "dev_databases", "train_databases")
@@ -53,11 +54,11 @@ class Example:
 class Data:
     """A benchmark folder. Whatever is wrong in it raises DataError naming the file and place.
 
-    own: {db_id: path} of the user's own databases; empty for a benchmark.
+    own: {db_id: path} of the user's own databases; infer_keys: with keys that nobody declared.
     """
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
+    def __init__(self, folder, infer_keys=True):
+        self.folder, self.infer_keys = Path(folder), infer_keys
         if not self.folder.exists():
             raise DataError(f"{folder}: no such folder or file")
         self.roots = [self.folder / name for name in DATABASE_FOLDERS
@@ -191,11 +192,13 @@ class Data:
     @cache
     def schema(self, db_id):
         """Schema of a database, from tables.json where it is listed, else from the file itself."""
-        self.databases(db_id)
-        schema = (listed_schema(*self._tables[db_id]) if db_id in self._tables
-                  else read_schema(self.databases(db_id)[0]))
+        path = self.databases(db_id)[0]
+        listed = self._tables.get(db_id)
+        schema = listed_schema(*listed) if listed else read_schema(path)
         folder = self._database_folder(db_id)
         comments = _descriptions(folder / "database_description") if folder else {}
+        if self.infer_keys and db_id in self.own:
+            schema = with_inferred_keys(schema, path)
         return _commented(replace(schema, db_id=db_id), comments)
 
     @cached_property
