@@ -195,8 +195,7 @@ class Data:
         path = self.databases(db_id)[0]
         listed = self._tables.get(db_id)
         schema = listed_schema(*listed) if listed else read_schema(path)
-        folder = self._database_folder(db_id)
-        comments = _descriptions(folder / "database_description") if folder else {}
+        comments = _descriptions(self._database_folder(db_id))
         if self.infer_keys and db_id in self.own:
             schema = with_inferred_keys(schema, path)
         return _commented(replace(schema, db_id=db_id), comments)
@@ -295,8 +294,8 @@ def _read_list(path):
 
 def _descriptions(folder):
     """{(table, column) in lower case: comment} from BIRD's database_description/<table>.csv."""
-    comments = {}
-    for path in _files_in(folder, (".csv",)) if folder.is_dir() else ():
+    comments, folder = {}, folder and folder / "database_description"
+    for path in _files_in(folder, (".csv",)) if folder and folder.is_dir() else ():
         try:
             rows = list(csv.DictReader(io.StringIO(read_text(path, "replace"), newline="")))
         except csv.Error as problem:
