@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent / "bench"))
 import bench_keys
 from data.benchmarks.reader import Data
 from data.prompts.prompts import text_values
+from data.prompts.schema_text import compact
 from data.schema import read_schema
 from data.synthesis.keys import with_inferred_keys
 from data.synthesis.profiles import typed_by_values
@@ -279,3 +280,11 @@ def test_what_a_question_must_name():
     assert text_values("SELECT SUM(CASE WHEN b = 'x' THEN 1 ELSE 0 END) FROM t WHERE d >= "
                        "(SELECT date(MAX(d), '-7 days') FROM t) AND d < '2024-05-01'") == [
                            "x", "2024-05-01"]
+
+
+def test_prompts_show_the_keys_and_ask_says_them_once(shop, cli, base):
+    words = ["--stage", "ask", "--model", base, "--db", shop, "--max_new", 4, "how many orders?"]
+    _, stdout, _ = cli(*words)
+    assert stdout.count("inferred key: orders.customer_id -> tblCustomer.CustomerID") == 1
+    assert "inferred key" not in cli(*words, "--infer_keys", 0)[1]
+    assert "customer_id number > tblCustomer.CustomerID" in compact(Data(shop).schema("shop"))
