@@ -17,9 +17,10 @@ import bench_keys
 from data.benchmarks.reader import Data
 from data.prompts.prompts import text_values
 from data.prompts.schema_text import compact
-from data.schema import read_schema
+from data.schema import Column, read_schema
 from data.synthesis.keys import with_inferred_keys
-from data.synthesis.profiles import typed_by_values
+from data.synthesis.profiles import Profile, typed_by_values
+from data.synthesis.quality import suits
 from data.synthesis.run import analyst_queries, run_synth, template_sources
 from data.synthesis.templates import TemplatePool
 from sqlexec import Connection, Limits
@@ -226,6 +227,7 @@ def test_types_are_those_that_values_show(shop):
 
 KINDS = {
     "month or year": r"STRFTIME|SUBSTR", "a date": r"'\d{4}-\d\d(-\d\d)?'|= '\d{4}'",
+    "in a year": r"STRFTIME\('%Y', \S+\) = '\d{4}'", "in a month": r"'%Y-%m', \S+\) = '\d{4}-\d\d'",
     "between days": r"BETWEEN '\d{4}-\d\d-\d\d' AND|>= '\d{4}-\d\d-\d\d' AND",
     "last days": r"DATE\(MAX\(\w+\), '-\d+ days'\)", "time between": r"JULIANDAY",
     "product": r"(quantity|price) \* (T2\.)?(quantity|price)", "share": r"100\.0 \* .* / \(SELECT",
@@ -261,6 +263,14 @@ def test_synthetic_sql_returns_something_and_makes_sense(made, shop):
     assert not re.search(f"{dates} (NOT )?LIKE", text)
     assert not re.search(f"(SUM|AVG)\\((T\\d\\.)?(status|stopped|{dates})", text)
     assert not re.search(r"(status|stopped) [<>]|id \* |\* (T\d\.)?\w*id\b", text)
+
+
+def test_queries_for_dates_take_columns_of_iso_dates_alone():
+    column, (good, other) = Column("due", "time"), [
+        Profile(9, 9, 2, values, False) for values in (("2024-05-03", "2024-05-04 10:30"),
+                                                       ("03/05/2024", "04/05/2024"))]
+    assert suits(column, "", {"dated"}, good) and not suits(column, "", {"dated"}, other)
+    assert not suits(column, "", {"null"}, good)             # there is none that is missing
 
 
 def test_drops_are_printed_and_the_switch_turns_joins_off(shop, tmp_path, capsys):
