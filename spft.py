@@ -77,6 +77,7 @@ from data.report.tables import (
     show_candidates, show_errors, show_round, show_table, show_winner)
 from data.report.terminal import deferred, run_command
 from data.sql import normalise
+from data.synthesis.run import databases_of
 from data.synthesis.synthesize import synthesize
 from model import (
     RANK, RANKS, join_ranks, leave_ranks, map_over_ranks, on_rank0, sum_over_ranks)
@@ -194,8 +195,8 @@ def synthesize_pairs(cfg, task, model, rng, n, labelled, earlier=()):
     pool.reweight([e.template for e in earlier if e.part == "y-"])
     known = {normalise(e.query, task.data.schema(e.db_id)) for e in [*labelled, *earlier]}
     draw = random.Random(rng.randrange(2**31))
-    made, drops = on_rank0(lambda: synthesize(pool, task.databases(), n, draw, task.verifier.run,
-                                              known))
+    made, drops = on_rank0(lambda: synthesize(pool, databases_of(task.data, task.train), n, draw,
+                                              task.verifier.run, known))
     print(f"  templates: {len(pool)}; synthetic SQL kept: {len(made)}; dropped: {counts(drops)}")
     return write_questions(cfg, task, model, rng,
                            [Example(s.db_id, "", s.sql, template=s.template_key) for s in made])
@@ -404,6 +405,7 @@ class Config:
     limit: int = option(0, "use at most so many examples of each split; 0 = all")
     bad_gold: str = option("stop", "a gold query that fails: stop, or skip the example")
     timeout: float = option(5.0, "seconds a query may run", 0.001, 86400)
+    infer_keys: int = option(1, "1 = your own databases get the keys that nobody declared", most=1)
     schema: str = option("auto", "a prompt's schema: compact, ddl, or auto: ddl for chat models")
     shots: int = option(0, "training questions with their SQL that open each prompt for SQL")
     cell_values: int = option(0, "values of each text column that prompts show")

@@ -41,6 +41,7 @@ class Schema:
     foreign_keys: tuple      # of (table, column, referenced table, referenced column)
     composite: tuple = ()    # of tuples of foreign_keys, each one key of several columns
     left_out: tuple = ()     # of lines: what the file holds and a query cannot use, and why
+    inferred: tuple = ()     # of lines: foreign keys that nobody declared, and their evidence
 
 
 def spider_type(declared):
@@ -82,7 +83,7 @@ def read_schema(db_path):
     """The Schema that a database file declares; DataError where it cannot be read."""
     try:
         with closing(sqlite3.connect(database_uri(db_path), uri=True)) as connection:
-            return _declared_schema(connection, Path(db_path).stem)
+            return schema_of(connection, Path(db_path).stem)
     except (sqlite3.Error, OSError) as problem:
         raise DataError(f"{db_path}: {problem}") from problem
 
@@ -96,7 +97,8 @@ SHADOWS = {
     "vec0": r"auxiliary|chunks|info|rowids|(vector_|metadata)chunks\d\d|metadatatext\d\d"}
 
 
-def _declared_schema(connection, db_id):
+def schema_of(connection, db_id):
+    """The Schema that an open database declares. sqlite3.Error where it cannot be read."""
     # Names and defaults may be any bytes. What is not UTF-8 becomes what no query can hold.
     connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
     rows = connection.execute("SELECT type, name, sql FROM sqlite_master "

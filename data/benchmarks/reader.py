@@ -28,6 +28,7 @@ from pathlib import Path
 
 from data.report.files import read_lines
 from data.schema import listed_schema, read_schema
+from data.synthesis.keys import with_inferred_keys
 from sqlexec import DataError
 
 DATABASE_FOLDERS = ("database", "test_database", "dev_databases", "train_databases")
@@ -54,11 +55,11 @@ class Example:
 class Data:
     """A benchmark folder. Whatever is wrong in it raises DataError naming the file and place.
 
-    own: {db_id: path} of the user's own databases; empty for a benchmark.
+    own: {db_id: path} of the user's own databases; infer_keys: with keys that nobody declared.
     """
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
+    def __init__(self, folder, infer_keys=True):
+        self.folder, self.infer_keys = Path(folder), infer_keys
         if not self.folder.exists():
             raise DataError(f"{folder}: no such folder or file")
         self.roots = [self.folder / name for name in DATABASE_FOLDERS
@@ -192,11 +193,12 @@ class Data:
     @cache
     def schema(self, db_id):
         """Schema of a database, from tables.json where it is listed, else from the file itself."""
-        self.databases(db_id)
-        schema = (listed_schema(*self._tables[db_id]) if db_id in self._tables
-                  else read_schema(self.databases(db_id)[0]))
-        folder = self._database_folder(db_id)
-        comments = _descriptions(folder / "database_description") if folder else {}
+        path = self.databases(db_id)[0]
+        listed = self._tables.get(db_id)
+        schema = listed_schema(*listed) if listed else read_schema(path)
+        comments = _descriptions(self._database_folder(db_id))
+        if self.infer_keys and db_id in self.own:
+            schema = with_inferred_keys(schema, path)
         return _commented(replace(schema, db_id=db_id), comments)
 
     @cached_property
@@ -308,8 +310,8 @@ def _read_list(path):
 
 def _descriptions(folder):
     """{(table, column) in lower case: comment} from BIRD's database_description/<table>.csv."""
-    comments = {}
-    for path in _files_in(folder, (".csv",)) if folder.is_dir() else ():
+    comments, folder = {}, folder and folder / "database_description"
+    for path in _files_in(folder, (".csv",)) if folder and folder.is_dir() else ():
         try:
             rows = list(csv.DictReader(io.StringIO(read_text(path, "replace"), newline="")))
         except csv.Error as problem:

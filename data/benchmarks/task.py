@@ -32,8 +32,8 @@ class Task(Splits):
     stand_in(task): Examples in place of labelled validation questions where there are too few."""
 
     def __init__(self, cfg, tokenizer, verifier, stand_in=lambda task: []):
-        super().__init__(Data(cfg.data), lambda jobs: map_over_ranks(verifier.run, jobs), cfg.limit,
-                         cfg.bad_gold)
+        super().__init__(Data(cfg.data, cfg.infer_keys),
+                         lambda jobs: map_over_ranks(verifier.run, jobs), cfg.limit, cfg.bad_gold)
         self.cfg, self.tokenizer, self.verifier = cfg, tokenizer, verifier
         self.stand_in = stand_in
         self.unfinished = Path(cfg.out) / "unfinished"           # answers, until they are used
@@ -53,11 +53,6 @@ class Task(Splits):
     def templates(self):
         """The TemplatePool of the training queries, drawn from in every round."""
         return TemplatePool(template_sources(self.data, self.train))
-
-    def databases(self):
-        """(Schema, path) of each database that synthesis may ask about."""
-        ids = self.data.db_ids() if self.data.own else sorted({e.db_id for e in self.train})
-        return [(self.data.schema(d), self.data.databases(d)[0]) for d in ids]
 
     def to_sql(self, example):
         """Pair of a question and its SQL."""

@@ -7,12 +7,13 @@
 
 import math
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 
 from data.prompts.schema_text import compact, ddl, gold_first, narrow, rank
 from data.prompts.values import ValueIndex
-from data.sql import Literal, parse, quote_name, quote_text, walk
+from data.sql import Call, Case, Literal, Row, parse, quote_name, quote_text, rewrite, walk
 from sqlexec import DataError
 
 FORMS = {"compact": compact, "ddl": ddl}         # how a schema is written
@@ -46,8 +47,18 @@ def question_prompt(schema, query, form=compact, chat=False):
 
 
 def text_values(query):
-    """The text literals of a query, without the wildcards of LIKE."""
-    return [part.value.strip("%") for part in walk(parse(query))
+    """The text literals that a query compares with, without the wildcards of LIKE; of a month, its
+    year: people say May 2024.  What formats dates or names a bucket is none of them."""
+    def compared(part):
+        if isinstance(part, Case):
+            return Row(rewrite(tuple([condition for condition, _ in part.branches]), compared))
+        if isinstance(part, Call):
+            return Row(rewrite(tuple([arg for arg in part.args if not isinstance(arg, Literal)]),
+                               compared))
+        return None
+
+    return [re.sub(r"^(\d{4})-\d\d$", r"\1", part.value.strip("%"))
+            for part in walk(rewrite(parse(query), compared))
             if isinstance(part, Literal) and part.kind == "text"]
 
 
@@ -103,13 +114,16 @@ class Prompts:
         return self.schemas[db_id]
 
     def linker(self, db_id):
-        """The ValueIndex of a database; says, once, what is left out of it and of the schema."""
+        """The ValueIndex of a database; says, once, what is left out of it and of the schema, and
+        which keys were inferred."""
         if db_id not in self.linkers:
             path, schema = self.data.databases(db_id)[0], self.data.schema(db_id)
             index = self.linkers[db_id] = ValueIndex(schema, path)
             index.link("")                                  # reads the values
             for note in (*schema.left_out, *index.skipped):
                 print(f"{path}: left out: {note}")
+            for line in schema.inferred:
+                print(line)
         return self.linkers[db_id]
 
     def fitted(self, schema, order, write):

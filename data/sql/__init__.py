@@ -18,5 +18,6 @@ from data.sql.parse import MAX_DEPTH, parse, tokenise
 from data.sql.render import literal, quote_name, quote_text, to_sql
 from data.sql.resolve import canonical_sql, keeps_meaning, normalise, resolve
 from data.sql.tree import (
-    Between, Binary, Call, Column, In, Item, Literal, Logic, Node, Order, Query, Select, Source,
-    SQLError, Star, Subquery, Unary, Window, With, conjunction, conjuncts, rewrite, walk)
+    Between, Binary, Call, Case, Column, In, Item, Literal, Logic, Node, Order, Query, Row,
+    Select, Source, SQLError, Star, Subquery, Unary, Window, With, conjunction, conjuncts, rewrite,
+    walk)

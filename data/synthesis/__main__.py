@@ -18,10 +18,13 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="the same again for the same seed")
     parser.add_argument("--split", default="train", help="on whose databases")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds a query may run")
+    parser.add_argument("--infer_keys", type=int, default=1, choices=(0, 1),
+                        help="1 = own databases get the keys that nobody declared")
     args = parser.parse_args()
 
     def work():
-        run_synth(args.data, args.out, args.n, args.show, args.seed, args.split, args.timeout)
+        run_synth(args.data, args.out, args.n, args.show, args.seed, args.split, args.timeout,
+                  infer_keys=args.infer_keys)
 
     return run_command("python -m data.synthesis", work)
 

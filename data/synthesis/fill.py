@@ -127,7 +127,8 @@ def bind(template, database, rng):
     problem = quality.group_flaw(template.tree, profiles)
     if problem:
         raise Unfilled(problem)
-    if not all(quality.comparable(chosen[a], chosen[b]) for a, b in template.compared):
+    if not all((quality.multiplies if op == "*" else quality.comparable)(chosen[a], chosen[b])
+               for a, op, b in template.compared):
         raise Unfilled("nothing in common to compare")
     literals = _choose_values(template, chosen, profiles, rng)
     return template, Binding(tuple([tables[t] for t in range(template.tables)]),
@@ -257,7 +258,10 @@ def _rounded(drawn):
 
 
 def _shaped(slot, value, rng):
-    """The value as its operator wants it: a word of it for LIKE, a total for SUM."""
+    """The value as its operator wants it: a word of it for LIKE, a total for SUM, a date's year."""
+    if slot.kind == "date":
+        start, end = map(int, slot.shape.split(":"))
+        return str(value)[start:end]
     if slot.kind == "like":
         words = re.findall(r"[^\W\d_]{3,}", str(value))
         if not words:

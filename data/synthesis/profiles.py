@@ -2,7 +2,8 @@
 
 import re
 import sqlite3
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from data.prompts.values import Meter
@@ -12,6 +13,9 @@ from sqlexec import DataError, database_uri
 ROWS = 20_000           # rows that a profile looks at: some tables have millions
 SAMPLE = 300            # distinct values that it keeps
 CATEGORIES = 12         # a number with more distinct values measures something
+ISO_DATE = re.compile(r"\d{4}-[01]\d-[0-3]\d(?![^ T])")
+CODES = re.compile("(status|state|type|kind|level|priority|severity|quality|category|class|stage|"
+                   "flag)$", re.IGNORECASE)
 FIGURE = re.compile(r"[-+$]?\d[\d,]*(?:\.\d+)?%?")       # $5,000 is text
 
 
@@ -41,6 +45,11 @@ class Profile:
     def years(self):
         return self.numeric and not self.fractions and bool(self.values) and (
             1500 <= self.values[0] <= self.values[-1] <= 2100)
+
+    @cached_property
+    def dates(self):
+        """Are all values ISO dates, perhaps with a time?"""
+        return bool(self.values) and all(ISO_DATE.match(str(value)) for value in self.values)
 
     @cached_property
     def categorical(self):
@@ -80,6 +89,25 @@ class Profiles:
             self._known[key] = self._safely(names, lambda: not self._ask(sql))
         return self._known[key]
 
+    def unique_columns(self, table):
+        """Names of the columns that a unique index has for itself."""
+        def read():
+            indexes = self._ask(f"PRAGMA index_list({quote_name(table)})")
+            parts = [self._ask(f"PRAGMA index_info({quote_name(name)})")
+                     for _, name, unique, _, partial in indexes if unique and not partial]
+            return [columns[0][2] for columns in parts if len(columns) == 1]
+        return self._safely(table, read) or []
+
+    def held(self, child, parent):
+        """(how many of a sample of a column's values another column holds, size of the sample);
+        both are (table, column)."""
+        table, more = quote_name(child[0]), quote_name(parent[0])
+        value, other = f"{table}.{quote_name(child[1])}", f"{more}.{quote_name(parent[1])}"
+        sql = (f"SELECT SUM(v IN (SELECT {other} FROM {more})), COUNT(v) "
+               f"FROM (SELECT {value} AS v FROM {table} LIMIT {ROWS})")
+        (held, size), = self._safely(value, lambda: self._ask(sql)) or [(0, 1)]
+        return held or 0, size
+
     def close(self):
         if self._connection:
             self._connection.close()
@@ -117,6 +145,25 @@ class Profiles:
         numeric = bool(found) and all(isinstance(value, (int, float)) for value in found)
         values = sorted(filter(_writable, found), key=lambda value: (isinstance(value, str), value))
         return Profile(rows, filled, distinct, tuple(values), numeric)
+
+
+def typed_by_values(schema, db_path):
+    """The Schema with the types that its values show: dates in text are "time", numbers without a
+    declared type (a view's totals) "number", flags and codes "boolean": they are not summed."""
+    with closing(Profiles(db_path)) as profiles:
+        return replace(schema, tables=tuple([replace(table, columns=tuple([
+            replace(column, type=_shown(profiles.of(table.name, column.name), column))
+            for column in table.columns])) for table in schema.tables]))
+
+
+def _shown(profile, column):
+    kind = column.type
+    if kind == "text":
+        kind = "time" if profile.dates else "number" if profile.numeric else kind
+    if kind == "number" and profile.categorical and (
+            set(profile.values) == {0, 1} or CODES.search(column.name)):
+        kind = "boolean"
+    return kind
 
 
 def _writable(value):

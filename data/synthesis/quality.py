@@ -17,10 +17,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from data.sql import (
-    Between, Binary, Call, Column, In, Item, Literal, Logic, Node, Order, Query, Select, Source,
-    Star, conjunction, conjuncts, rewrite, to_sql, walk)
+    Between, Binary, Call, Case, Column, In, Item, Literal, Logic, Node, Order, Query, Select,
+    Source, Star, conjunction, conjuncts, rewrite, to_sql, walk)
+from data.synthesis.profiles import CATEGORIES
 
 MAX_ROWS = 1000              # longer results teach nothing and cost time
+MAX_PAIRED = 5000            # so many rows squared take seconds
 
 RANGE = ("<", "<=", ">", ">=")
 ARITHMETIC = ("+", "-", "*", "/", "%")
@@ -61,8 +63,11 @@ def bare(part):
 
 
 def aggregated(select):
-    return any(isinstance(part, Call) and part.name in AGGREGATES
-               for item in select.items for part in walk(item))
+    return any(_calls(item, *AGGREGATES) for item in select.items)
+
+
+def _calls(tree, *names):
+    return any(isinstance(part, Call) and part.name in names for part in walk(tree))
 
 
 def equalities(select):
@@ -156,9 +161,24 @@ def _joined(select):
 
 # What a query can do with a column: total (SUM), sum (SUM, AVG and arithmetic), extreme, count,
 # group, order, top (order under LIMIT), show, distinct (also by a set operator or in an aggregate),
-# alone (compared in an aggregate over one table), tied (found by a sub-query), and the comparisons
-# equal, unlike, range, like.
+# alone (compared in an aggregate over one table), tied (found by a sub-query), dated (taken for a
+# date), null (looked at for missing values), bucket (cut by CASE), paired (compared from row to
+# row), and the comparisons equal, unlike, range, like.
 USES = {"SUM": "sum", "AVG": "sum", "MAX": "extreme", "MIN": "extreme", "COUNT": "count"}
+DATED = ("STRFTIME", "SUBSTR", "DATE", "JULIANDAY")      # what queries do with dates
+_PARTS = {"%Y": (0, 4), "%Y-%m": (0, 7), "%m": (5, 7)}
+
+
+def date_part(expression):
+    """(column, start, end): the characters of an ISO date that an expression gives; or None."""
+    match expression:
+        case Call("STRFTIME", (Literal("text", form), Column() as column)) if form in _PARTS:
+            return column, *_PARTS[form]
+        case Call("SUBSTR", (Column() as column, Literal("number", start), Literal("number", n))):
+            return column, int(start) - 1, int(start) - 1 + int(n)
+        case Call("DATE", (Column() as column,)):
+            return column, 0, 10
+    return None
 
 
 def uses(tree):
@@ -177,7 +197,9 @@ def _used(part):
         case Call(name, args, distinct) if name in USES:
             yield from [(USES[name], arg) for arg in args]
             yield from [("distinct", arg) for arg in args if distinct]
-            yield from [("total", arg) for arg in args if name == "SUM"]
+            yield from [("total", value) for arg in args if name == "SUM"
+                        for value in (dict(arg.branches).values() if isinstance(arg, Case)
+                                      else (arg,))]
         case Query(arms, ops, order, limit):
             yield from [("top", term.expression) for term in order if limit]
             yield from [("distinct", item.expression) for arm in arms if ops for item in arm.items]
@@ -187,6 +209,15 @@ def _used(part):
             yield "show", expression
         case Binary(op, left, right) if op in ARITHMETIC:
             yield from (("sum", left), ("sum", right))
+        case Call(name, args) if name in DATED:
+            yield from [("dated", inner) for inner in walk(args)]
+        case Case(None, branches):
+            yield from [("bucket", test.left) for test, _ in branches
+                        if isinstance(test, Binary) and test.op in RANGE]
+        case Binary("IS" | "IS NOT", left, Literal("keyword", "NULL")):
+            yield "null", left
+        case Binary("=" | ">" | "<", Column(name) as left, Column(other)) if name == other:
+            yield from [("group" if part.op == "=" else "extreme", left), ("paired", left)]
         case Binary("!=", left, Literal()):
             yield "unlike", left
         case Binary(op, left, right) if op in COMPARISONS and not isinstance(right, Column):
@@ -243,6 +274,16 @@ def comparable(one, other):
             and is_label(one) == is_label(other))
 
 
+_PRICES = frozenset("price cost fee rate wage charge tariff".split())
+_QUANTITIES = frozenset("quantity qty units pieces hours days nights stock seats tickets".split())
+
+
+def multiplies(one, other):
+    """Do two columns have a product: so many at such a price?"""
+    left, right = set(words(one.name)), set(words(other.name))
+    return any(a & _PRICES and b & _QUANTITIES for a, b in ((left, right), (right, left)))
+
+
 def suits(column, role, uses, profile):
     """Is the column suited to what the query does with it? role: "pk", "fk" or ""."""
     parts, plain = words(column.name), not role
@@ -252,7 +293,13 @@ def suits(column, role, uses, profile):
         return False
     if uses & {"equal", "unlike", "range", "like"} and not profile.values:
         return False
-    if "sum" in uses and (label or not profile.numeric):
+    if "dated" in uses and not profile.dates or "null" in uses and profile.filled == profile.rows:
+        return False
+    if "bucket" in uses and (label or profile.distinct <= CATEGORIES):
+        return False
+    if "paired" in uses and profile.rows > MAX_PAIRED:
+        return False
+    if uses & {"sum", "total"} and (label or not profile.numeric):
         return False
     if "total" in uses and not _INTENSIVE.isdisjoint(parts):
         return False                                     # the ages of a team do not add up
@@ -301,9 +348,11 @@ def group_flaw(tree, profiles):
 def _grouped(select, order, profiles):
     """Rejects groups of single rows, and bare columns that are not constant within a group."""
     sources, equal = {source.number for source in select.sources}, list(equalities(select))
+    rest = rewrite((select.items, select.having, order), lambda part: part in select.group
+                   and not isinstance(part, Column) and Literal("keyword", "NULL") or None)
+    plain = [part for part in select.group if isinstance(part, Column)]    # not a month, a bucket
     grouped, shown = [{(column.source, number(column.name)) for column in bare(parts)
-                       if column.source in sources}
-                      for parts in (select.group, (select.items, select.having, order))]
+                       if column.source in sources} for parts in (tuple(plain), rest)]
     known, owned = set(grouped), set()           # columns and sources constant within a group
     for _ in range(len(sources) + 1):
         owned |= {source for source, slot in known if profiles[slot].unique}
@@ -341,6 +390,8 @@ def trivial(result, tree):
         counts = isinstance(item.expression, Call) and item.expression.name == "COUNT"
         if counts and set(column) == {1}:
             return "counts one"
+        if _calls(item, "JULIANDAY") and any((cell or 0) < 0 for cell in column):
+            return "time runs backwards"
     return ""
 
 

@@ -9,20 +9,28 @@ prints a sample, the rejected attempts by reason and how many templates were rea
 """
 
 import json
+import math
 import random
 import re
 import sqlite3
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 from data.benchmarks.reader import SPLITS, Data
 from data.report import files
+from data.schema import schema_of
 from data.sql import normalise
+from data.synthesis.profiles import typed_by_values
 from data.synthesis.synthesize import synthesize
 from data.synthesis.templates import TemplatePool
 from sqlexec import DataError, Verifier
 
+HERE = Path(__file__).parent
 
-def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, workers=2):
+
+def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, workers=2,
+              infer_keys=True):
     """Makes n synthetic queries, prints and writes what came of them, and returns the counts.
 
     folder: a benchmark folder; templates come from its train split. split: the one on whose
@@ -31,7 +39,7 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
     """
     if n < 1:
         raise DataError(f"--n {n}: ask for one query or more")
-    data, rng = Data(folder), random.Random(f"{seed}/synth")
+    data, rng = Data(folder, infer_keys), random.Random(f"{seed}/synth")
     examples = {name: data.usable(name)[0] for name in SPLITS
                 if data.has(name) or name == "train"}
     sources = template_sources(data, examples["train"])
@@ -39,9 +47,7 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
     if not len(pool):
         raise DataError(f"{folder}: no template in {len(sources)} training queries: "
                         f"{_counted(pool.skipped + data.usable('train')[1])}")
-    ids = data.db_ids() if data.own else sorted(
-        {example.db_id for example in examples.get(split) or data.usable(split)[0]})
-    databases = [(data.schema(db_id), data.databases(db_id)[0]) for db_id in ids]
+    databases = databases_of(data, examples.get(split) or data.usable(split)[0])
     known = normal_forms(data, examples["train"] + examples.get("val", []))
     with Verifier(workers, timeout, retry=False) as verifier:
         made, rejects = synthesize(pool, databases, n, rng, verifier.run, known)
@@ -58,6 +64,8 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
               "reached_share": round(sum(pool.counts[key] for key in reached)
                                      / pool.counts.total(), 4)}
     _write(Path(out), made, counts)
+    for line in [line for schema, _ in databases for line in schema.inferred]:
+        print(line)
     _print(rng.sample(made, min(show, len(made))), counts)
     print(f"\n{Path(out) / 'synthetic.jsonl'}, {Path(out) / 'synth.json'}")
     return counts
@@ -65,10 +73,40 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
 
 def template_sources(data, examples):
     """(sql, schema) pairs to take templates from: the training examples; where the databases are
-    a person's own, with few examples or none, the demo's as well."""
-    demo = Data(Path(__file__).parents[1] / "demo") if data.own else None
-    return ([(e.query, data.schema(e.db_id)) for e in examples]
-            + [(e.query, demo.schema(e.db_id)) for e in (demo.examples("train") if demo else [])])
+    a person's own, with few examples or none, the demo's as well, and for a third of the draws
+    what analysts ask."""
+    pairs = [(e.query, typed_schema(data, e.db_id)) for e in examples]
+    if not data.own:
+        return pairs
+    demo, analyst = Data(HERE.parent / "demo"), analyst_queries()
+    pairs += [(e.query, demo.schema(e.db_id)) for e in demo.examples("train")]
+    return pairs + analyst * math.ceil(len(pairs) / 2 / len(analyst))
+
+
+def analyst_queries():
+    """[(sql, schema)] of analyst.sql."""
+    lines = (HERE / "analyst.sql").read_text(encoding="utf-8").splitlines()
+    script = "\n".join(line for line in lines if not line.startswith("--"))
+    statements = [" ".join(statement.split()) for statement in script.split(";")]
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        schema = schema_of(connection, "analyst")
+    return [(statement, schema) for statement in statements if statement.startswith("SELECT")]
+
+
+@cache
+def typed_schema(data, db_id):
+    """The Schema of a database; the types of a person's own are those that its values show."""
+    schema = data.schema(db_id)
+    return typed_by_values(schema, data.databases(db_id)[0]) if db_id in data.own else schema
+
+
+def databases_of(data, examples):
+    """[(Schema, path)] of the databases that synthesis asks about: all that are a person's own, or
+    those of the examples."""
+    ids = data.db_ids() if data.own else sorted({example.db_id for example in examples})
+    return [(typed_schema(data, db_id), data.databases(db_id)[0]) for db_id in ids]
 
 
 def normal_forms(data, examples):

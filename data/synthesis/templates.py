@@ -18,9 +18,9 @@ from itertools import accumulate, chain
 from typing import NamedTuple
 
 from data.sql import (
-    Between, Binary, Call, Column, In, Item, Literal, Logic, Order, Query, Select, Source, SQLError,
-    Star, Subquery, Window, With, conjunction, conjuncts, parse, quote_name, resolve, rewrite,
-    to_sql, walk)
+    Between, Binary, Call, Case, Column, In, Item, Literal, Logic, Order, Query, Select, Source,
+    SQLError, Star, Subquery, Window, With, conjunction, conjuncts, parse, quote_name, resolve,
+    rewrite, to_sql, walk)
 from data.synthesis import quality
 from data.synthesis.quality import ARITHMETIC, COMPARISONS, RANGE, is_link, number, plain_sources
 
@@ -38,10 +38,11 @@ class ColumnSlot(NamedTuple):
 
 
 class ValueSlot(NamedTuple):
-    kind: str                        # equal, range, like, count, sum, limit
+    kind: str                        # equal, range, like, date, count, sum, limit
     column: int | None               # column slot it is compared with
     rank: int                        # place among those drawn together: 5 < x AND x < 9
-    shape: str                       # of a LIKE pattern: "%x%", "x%", "%x", "x"
+    shape: str                       # of a LIKE pattern: "%x%", "x%", "%x", "x"; of a part of an
+                                     # ISO date the characters: "0:4"
 
 
 class Link(NamedTuple):
@@ -88,9 +89,9 @@ class Template:
 
     @cached_property
     def compared(self):
-        """Pairs of column slots in one comparison or arithmetic operation."""
-        return [(number(part.left.name), number(part.right.name)) for part in walk(self.tree)
-                if is_link(part) and part.op in RANGE + ARITHMETIC]
+        """(column slot, operator, column slot) of each comparison or arithmetic operation."""
+        return [(number(part.left.name), part.op, number(part.right.name))
+                for part in walk(self.tree) if is_link(part) and part.op in RANGE + ARITHMETIC]
 
     @cached_property
     def joins(self):
@@ -168,7 +169,9 @@ def _redrawn(part, values, rng):
     """The change of Template.variant: other operators where the slots allow them."""
     flip = rng.random() < 0.5
     match part:
-        case Item(Call(name) as call):
+        case Binary("/"):
+            return part                                  # a share of a total: both are sums
+        case Item(Call(name, args) as call) if not any(isinstance(arg, Case) for arg in args):
             if name in ("AVG", "SUM"):                   # not to SUM: few amounts add up
                 name = rng.choice((name, "AVG", "MAX", "MIN"))
             elif flip:
@@ -225,7 +228,7 @@ def extract_bound(sql, schema):
     template = Template("", slotted, len(extractor.tables), columns, extractor.ranked(),
                         extractor.links(tree))
     binding = Binding(tuple(extractor.tables), tuple([name for _, name in extractor.columns]),
-                      tuple([to_sql(literal) for _, _, literal in extractor.values]))
+                      tuple([to_sql(literal) for _, _, literal, _ in extractor.values]))
     return replace(template, key=template.text()), binding
 
 
@@ -290,18 +293,20 @@ class _Extractor:
             return rewrite(part, self.slot)
         if isinstance(subject, Call) and subject.name in ("COUNT", "SUM"):
             kind = subject.name.lower()
+        shape = _like_shape(part.value) if kind == "like" else ""
+        if dated := quality.date_part(subject):
+            kind, subject, shape = "date", dated[0], f"{dated[1]}:{dated[2]}"
         inner = subject.args[0] if isinstance(subject, Call) and subject.args else subject
         column = self.column(inner) if isinstance(inner, Column) else None
         if column is None and kind not in ("count", "limit"):
             return part                                              # beside an expression: fixed
-        index = self.values.setdefault((kind, column, part), len(self.values))
+        index = self.values.setdefault((kind, column, part, shape), len(self.values))
         return Literal("number", f"\0v{index}\0")
 
     def ranked(self):
         """The value slots, each with its place among the literals it is drawn with."""
-        slots = [ValueSlot(kind, column, 0, _like_shape(literal.value) if kind == "like" else "")
-                 for kind, column, literal in self.values]
-        sizes = [_sortable(literal) for _, _, literal in self.values]
+        slots = [ValueSlot(kind, column, 0, shape) for kind, column, _, shape in self.values]
+        sizes = [_sortable(literal) for _, _, literal, _ in self.values]
         return tuple([
             slot._replace(rank=sum(draw_together(other) == draw_together(slot) and size < own
                                    for other, size in zip(slots, sizes)))
