@@ -123,7 +123,7 @@ def test_a_recommendation_is_right_where_nothing_better_was_passed_over():
 
 
 def test_the_bench_asks_what_ask_asks(base, tmp_path, capsys):
-    """A model of a few thousand weights answers; verdicts are the verifier's; kept for next time."""
+    """A model of a few thousand weights answers; the verifier decides; kept for next time."""
     words = ["--model", str(base), "--out", str(tmp_path), "--base_only", "1", "--only", "company",
              "--plant_rows", "4000", "--max_new", "8", "--threads", "1", "--schema_budget", "300"]
     assert own.main(words) is None

@@ -107,7 +107,7 @@ def show_game(rows, pairs, before, after):
             f"{after[i].opponent[k]:.2f} after")
     print("  one game:")
     for name, value in game.items():
-        print(f"    {name:<19}{value}")
+        print(f"    {name:<21}{value}")
     return game
 
 
