@@ -111,6 +111,8 @@ def test_the_bench_counts_right_answers_of_each_candidate(base, tmp_path, monkey
     assert all(words[-2:] == ["--rounds", "1"] for words in stages)
     assert "| plant | 9 examples | 3 (val 5.0) | 4 (val 20.0) |" in capsys.readouterr().out
     assert own.main(words) is None and len(stages) == 4         # what is there is kept
+    assert own.main([*words[:-1], "2"]) == 2
+    assert "choose another --out" in capsys.readouterr().err
 
 
 def test_a_recommendation_is_right_where_nothing_better_was_passed_over():

@@ -8,7 +8,8 @@ Makes the two databases of tests/own_databases.py, runs self-play on each withou
 nine examples beside the file, and asks the model as it is and every candidate the thirteen
 questions, greedily.  A run's recommendation, the candidate best on validation, counts as right
 where it answers at least as many questions as the model as it is, and at most one fewer than the
-run's best.  Runs and answers in OUT are not made again.  OUT/own.json holds every answer.
+run's best.  Databases, runs and answers in OUT are not made again; it holds those of one model and
+one choice of settings.  OUT/own.json holds every answer.
 """
 
 import argparse
@@ -28,10 +29,20 @@ from data.benchmarks.reader import Example  # noqa: E402
 from data.report.files import read_lines, write_json, write_lines  # noqa: E402
 from data.report.resume import forget  # noqa: E402
 from data.report.terminal import run_command  # noqa: E402
-from sqlexec import Verifier  # noqa: E402
+from sqlexec import DataError, Verifier  # noqa: E402
 
 AS_IS, *CASES = "no run", "no labels", "9 examples"
 SLACK = 1               # questions by which a recommended candidate may be behind the best
+
+
+def refuse_others(options, words):
+    """DataError where OUT holds what another model or other settings have given."""
+    path, known = options.out / "settings.json", {
+        "model": lm.content(options.model), "plant_rows": options.plant_rows, "settings": words}
+    if path.exists() and lm.read_json(path) != known:
+        raise DataError(f"--out {options.out} holds figures of another model or other settings "
+                        f"({path}): choose another --out")
+    write_json(path, known)
 
 
 def databases(options):
@@ -147,6 +158,7 @@ def main(arguments=None):
     def work():
         if options.questions:
             return show_questions(options.out, options.questions)
+        refuse_others(options, words)
         records = measured(options, words)
         write_json(options.out / "own.json", records)
         print("\n" + table(records))
