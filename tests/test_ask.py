@@ -58,6 +58,8 @@ WRONG = [        # what a reader must be told, with a word of the remark
      "OrderDate goes from 2022-12-24 to 2023-03-09"),
     ("SELECT COUNT(*) FROM v_sale WHERE sold_on BETWEEN '2024-01-01' AND '2024-12-31'",
      "sold_on goes from 2022-12-24 to 2023-03-09"),
+    ('SELECT FullName FROM tblCustomer WHERE CustomerId = (SELECT CustomerId FROM "Order" WHERE '
+     '"Ship Mode" = \'air\')', "only the first is compared"),
     ('SELECT COUNT(*) FROM "Order" WHERE strftime(\'%Y\', OrderDate) = 2023',
      "strftime() gives text"),
     ("SELECT SUM(Country = 'France') / COUNT(*) FROM tblCustomer", "cuts off the fraction"),
@@ -93,6 +95,10 @@ RIGHT = [
     'SELECT * FROM "Order" WHERE strftime(\'%Y\', OrderDate) = \'2023\'',
     'SELECT * FROM "Order" WHERE CAST(strftime(\'%Y\', OrderDate) AS INTEGER) = 2023',
     "SELECT 100.0 * SUM(Country = 'France') / COUNT(*) FROM tblCustomer",
+    'SELECT * FROM "Order" WHERE UnitPrice > (SELECT AVG(UnitPrice) FROM "Order")',
+    'SELECT * FROM "Order" AS o WHERE Quantity = (SELECT MAX(Quantity) FROM "Order" AS p '
+    'WHERE p.CustomerId = o.CustomerId)',
+    'SELECT * FROM tblCustomer WHERE CustomerId IN (SELECT CustomerId FROM "Order")',
     'SELECT SUM(UnitPrice) / COUNT(*), AVG(Quantity / 2.0) FROM "Order"']
 
 

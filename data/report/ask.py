@@ -16,8 +16,8 @@ from data.report.files import whole
 from data.report.tables import show_result
 from data.report.terminal import input_line
 from data.sql import (
-    Between, Binary, Call, Column, In, Literal, SQLError, parse, quote_name, quote_text, resolve,
-    walk)
+    Between, Binary, Call, Column, In, Literal, SQLError, Subquery, parse, quote_name, quote_text,
+    resolve, to_sql, walk)
 from data.sql.tree import Case
 from sqlexec import majority_vote
 
@@ -117,6 +117,7 @@ def remarks(sql, result, schema, columns, question, read):
     except SQLError:
         return notes
     notes += text_for_column(raw, schema) + [note for part in walk(raw) for note in odd_part(part)]
+    notes += first_row_only(raw, read)
     empty, texts = is_empty(result), partial(stored_texts, schema, dict(columns), read)
     for column, literal, equal in comparisons(tree):
         stored = texts(column)
@@ -157,6 +158,15 @@ def odd_part(part):
     if op == "/" and all(map(is_whole, sides)):
         return ["whole numbers are divided, which cuts off the fraction: 100.0 * or 1.0 * keeps it"]
     return []
+
+
+def first_row_only(raw, read):
+    """Subqueries of several rows where SQLite compares with the first and leaves out the others."""
+    queries = [to_sql(side.query) for part in walk(raw)
+               if isinstance(part, Binary) and part.op.upper() in COMPARES
+               for side in (part.left, part.right) if isinstance(side, Subquery)]
+    return [f"({query}) returns several rows, and only the first is compared"
+            for query in queries if len(read(query).rows) > 1]
 
 
 def is_whole(node):
