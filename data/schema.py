@@ -17,6 +17,7 @@ from sqlexec import DataError, authorize_reading, database_uri, quoted
 
 
 TYPES = ("text", "number", "time", "boolean", "others")     # those of Spider's tables.json
+STEPS = 20_000_000      # of SQLite's machine, about half a second, that a view may take
 
 
 @dataclass(frozen=True)
@@ -130,16 +131,19 @@ def _declared_table(connection, name, view, notes):
     def prepare(expression):
         connection.execute(f"EXPLAIN SELECT {expression} FROM {quoted(name)} AS t")
 
-    columns, without = [], []
+    columns, without, computed = [], [], {}
     connection.set_authorizer(None)
     rows = connection.execute(f"PRAGMA table_xinfo({quoted(name)})").fetchall()
     connection.set_authorizer(authorize_reading)      # a view may do what no query may
+    if view:
+        computed = _computed_types(connection, name, [row[1] for row in rows if not row[2]])
     for row in rows:
         if row[6] == 1:     # hidden; 2 and 3 are generated columns
             continue
         try:
             prepare(f"t.{quoted(row[1])}")
-            columns.append(Column(row[1], spider_type(row[2] or ""), row[5] > 0 and not view))
+            columns.append(Column(row[1], spider_type(row[2] or computed.get(row[1], "")),
+                                  row[5] > 0 and not view))
             prepare(f"t.{quoted(row[1])} = ''")
         except (sqlite3.Error, UnicodeError) as problem:
             without.append(_note("column", f"{name}.{row[1]}", problem))
@@ -148,6 +152,20 @@ def _declared_table(connection, name, view, notes):
         raise sqlite3.OperationalError("no columns")
     notes += without
     return Table(name, tuple(columns), view)
+
+
+def _computed_types(connection, name, columns):
+    """{column: what its first values are} of columns that a view computes, for which nothing is
+    declared; {} where finding out takes longer than it is worth."""
+    kinds = ", ".join(f"typeof(t.{quoted(column)})" for column in columns)
+    connection.set_progress_handler(lambda: 1, STEPS)
+    try:
+        rows = connection.execute(f"SELECT {kinds} FROM {quoted(name)} AS t LIMIT 20").fetchall()
+    except (sqlite3.Error, UnicodeError):       # also where there are no such columns
+        rows = []
+    connection.set_progress_handler(None, 0)
+    return {column: next((kind for kind in found if kind != "null"), "")
+            for column, found in zip(columns, zip(*rows))}
 
 
 def _declared_keys(connection, table, tables):

@@ -6,10 +6,11 @@ from contextlib import closing
 
 import pytest
 
+import data.report.ask
 from data.prompts.values import ValueIndex
-from data.report.ask import TRIES, Asker, remarks
+from data.report.ask import TRIES, Asker, nearest, remarks
 from data.schema import read_schema
-from sqlexec import run_sql
+from sqlexec import Limits, run_sql
 
 SCRIPT = """
 CREATE TABLE tblCustomer (CustomerId INTEGER PRIMARY KEY, FullName TEXT, Country TEXT,
@@ -20,6 +21,8 @@ INSERT INTO tblCustomer VALUES (1, 'Ann Lee', 'France', '75001', '2019-04-01'),
     (2, 'Bo Orr', 'Germany', '10115', '2020-11-30'), (3, 'Cy Day', 'France', '69002', '2021-02-14');
 INSERT INTO "Order" VALUES (1, 1, '2023-01-05', 9.5, 'air', 2), (2, 1, '2023-03-09', 1.0, 'sea', 4),
     (3, 2, '2022-12-24', 20.0, 'air', 1);
+CREATE VIEW v_sale AS SELECT C.FullName AS buyer, O.OrderDate AS sold_on
+    FROM "Order" AS O JOIN tblCustomer AS C ON O.CustomerId = C.CustomerId;
 """
 WRONG = [        # what a reader must be told, with a word of the remark
     ('SELECT COUNT(*) FROM "Order" WHERE "Unit Price" = 1', "UnitPrice is one"),
@@ -42,7 +45,26 @@ WRONG = [        # what a reader must be told, with a word of the remark
     ("SELECT * FROM tblCustomer WHERE Country IN ('Norwy', 'Sweden')", "no row has Country"),
     ("SELECT SUM(T2.UnitPrice) FROM tblCustomer AS T1 JOIN \"Order\" AS T2 ON T1.CustomerId = "
      "T2.CustomerId WHERE T1.FullName = 'Ann Le'", "'Ann Lee' is there"),
-    ('SELECT * FROM "Order" WHERE "Ship Mode" = "Air"', "'air' is there")]
+    ('SELECT * FROM "Order" WHERE "Ship Mode" = "Air"', "'air' is there"),
+    ("SELECT * FROM tblCustomer WHERE Since = '2019'", "'2019-04-01' is there"),
+    ("SELECT * FROM tblCustomer WHERE Since = ''", "IS NULL finds rows"),
+    ("SELECT COUNT(*) FROM tblCustomer WHERE Since = NULL", "= NULL is never true"),
+    ("SELECT COUNT(*) FROM tblCustomer WHERE NULL != Since", "!= NULL is never true"),
+    ("SELECT * FROM v_sale WHERE buyer = 'Ann Le'", "'Ann Lee' is there"),
+    ("SELECT * FROM v_sale WHERE sold_on = 2023", "compared with the number 2023"),
+    ('SELECT * FROM "Order" WHERE OrderDate > \'02/28/2022\'', "holds dates such as '2023-01-05'"),
+    ('SELECT * FROM "Order" WHERE OrderDate > \'2022/12/31\'', "holds dates such as"),
+    ('SELECT * FROM "Order" WHERE OrderDate > date(\'now\', \'-30 days\')',
+     "OrderDate goes from 2022-12-24 to 2023-03-09"),
+    ("SELECT COUNT(*) FROM v_sale WHERE sold_on BETWEEN '2024-01-01' AND '2024-12-31'",
+     "sold_on goes from 2022-12-24 to 2023-03-09"),
+    ('SELECT FullName FROM tblCustomer WHERE CustomerId = (SELECT CustomerId FROM "Order" WHERE '
+     '"Ship Mode" = \'air\')', "only the first is compared"),
+    ('SELECT COUNT(*) FROM "Order" WHERE strftime(\'%Y\', OrderDate) = 2023',
+     "strftime() gives text"),
+    ("SELECT SUM(Country = 'France') / COUNT(*) FROM tblCustomer", "cuts off the fraction"),
+    ("SELECT COUNT(CASE WHEN Country = 'France' THEN 1 END) * 100 / COUNT(*) FROM tblCustomer",
+     "cuts off the fraction")]
 RIGHT = [
     'SELECT * FROM tblCustomer',
     'SELECT "FullName" FROM tblCustomer',
@@ -64,7 +86,20 @@ RIGHT = [
     "SELECT * FROM tblCustomer WHERE NOT Country = 'Germany'",
     'SELECT * FROM tblCustomer WHERE Country LIKE "%ance"',
     'SELECT T1."FullName" FROM tblCustomer AS T1',
-    'SELECT * FROM tblCustomer WHERE Country IN ("France")']
+    'SELECT * FROM tblCustomer WHERE Country IN ("France")',
+    "SELECT * FROM tblCustomer WHERE Country = 'Germany' AND FullName LIKE 'Z%'",
+    'SELECT * FROM tblCustomer WHERE Since IS NULL OR Since IS NOT NULL',
+    "SELECT COUNT(*) FROM v_sale WHERE buyer = 'Ann Lee'",
+    "SELECT * FROM v_sale WHERE sold_on LIKE '2023-0_-%' OR sold_on LIKE '%-12-%'",
+    'SELECT * FROM "Order" WHERE OrderDate > \'2022\'',
+    'SELECT * FROM "Order" WHERE strftime(\'%Y\', OrderDate) = \'2023\'',
+    'SELECT * FROM "Order" WHERE CAST(strftime(\'%Y\', OrderDate) AS INTEGER) = 2023',
+    "SELECT 100.0 * SUM(Country = 'France') / COUNT(*) FROM tblCustomer",
+    'SELECT * FROM "Order" WHERE UnitPrice > (SELECT AVG(UnitPrice) FROM "Order")',
+    'SELECT * FROM "Order" AS o WHERE Quantity = (SELECT MAX(Quantity) FROM "Order" AS p '
+    'WHERE p.CustomerId = o.CustomerId)',
+    'SELECT * FROM tblCustomer WHERE CustomerId IN (SELECT CustomerId FROM "Order")',
+    'SELECT SUM(UnitPrice) / COUNT(*), AVG(Quantity / 2.0) FROM "Order"']
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +117,7 @@ def said(shop, sql, question="how many?"):
     path, schema, index = shop
     result = run_sql(path, sql)
     assert result.status == "ok", result.error
-    return remarks(sql, result, schema, index.columns, question)
+    return remarks(sql, result, schema, index.columns, question, lambda text: run_sql(path, text))
 
 
 @pytest.mark.parametrize("sql, words", WRONG)
@@ -101,6 +136,36 @@ def test_a_wish_to_change_data_is_remarked_on(shop):
     assert not said(shop, RIGHT[0], "Which customers updated their address?")
 
 
+def test_a_text_that_the_index_has_not_read_is_not_called_absent(shop):
+    path, schema, _ = shop
+    sql = "SELECT * FROM tblCustomer WHERE Country = 'Germany' AND ZipCode = '69002'"
+    known = {("tblCustomer", "Country"): ["France"], ("tblCustomer", "ZipCode"): ["69002"]}
+    assert remarks(sql, run_sql(path, sql), schema, known, "",
+                   lambda text: run_sql(path, text)) == []
+    sql = "SELECT * FROM v_sale WHERE buyer = 'Cy Day' AND sold_on = '2023-01-05'"
+    assert remarks(sql, run_sql(path, sql), schema, known, "", lambda text: run_sql(path, text))
+    assert list(known) == [("tblCustomer", "Country"), ("tblCustomer", "ZipCode")]
+
+
+def test_of_a_name_that_is_not_there_the_nearest_is_named(shop, capsys):
+    for sql, note in (
+            ("SELECT COUNT(*) FROM Customer", "no table Customer; tblCustomer is one"),
+            ("SELECT COUNT(*) FROM orders", "no table orders; Order is one"),
+            ("SELECT o.order_date FROM \"Order\" AS o", "no column order_date; OrderDate is one")):
+        assert f"  note: there is {note}" in ask(shop, capsys, [sql] * (1 + TRIES))[1]
+    assert nearest("orders", {"tblorder": "tblOrder", "order_lines": "order_lines"}) == (
+        "; tblOrder is one")
+    for sql in ("SELECT FullName FROM \"Order\"", "SELECT COUNT(*) FROM planet", "SELECT ("):
+        assert not any("there is" in line for line in ask(shop, capsys, [sql] * (1 + TRIES))[1])
+
+
+def test_a_query_that_runs_too_long_or_returns_too_much_is_not_drawn_again(shop, capsys):
+    endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT "
+    for sql, word in ((endless + "MAX(i) FROM n", "--timeout"), (endless + "i FROM n", "fewer")):
+        code, lines, asked = ask(shop, capsys, [sql])
+        assert code == 1 and asked == [(0.0, 1)] and word in lines[-1]
+
+
 class Task:
     """Of spft.Task what Asker needs."""
 
@@ -111,7 +176,7 @@ class Task:
         self.job = lambda example, text: (path, text)
 
     def run(self, jobs):
-        return [run_sql(*job) for job in jobs]
+        return [run_sql(*job, Limits(timeout=0.2, max_rows=1000)) for job in jobs]
 
 
 def ask(shop, capsys, answers, question="how many customers?", **options):
@@ -154,3 +219,13 @@ def test_the_rows_go_to_a_csv_file(shop, capsys, tmp_path):
     assert lines[-1] == f"  3 rows written to {out}"
     out.unlink()
     assert ask(shop, capsys, ["SELECT"] * 9, out=str(out))[0] == 1 and not out.exists()
+
+
+def test_any_text_goes_to_the_csv_file_as_utf_8(shop, capsys, tmp_path, monkeypatch):
+    """Whatever the locale."""
+    monkeypatch.setattr(data.report.ask, "open", lambda *place, **options: open(
+        *place, **{"encoding": "cp1252", **options}), raising=False)
+    out = tmp_path / "rows.csv"
+    sql = "SELECT 'Łódź, 20 °C' AS \"où\", NULL AS gone, CAST(X'E9' AS TEXT) AS latin"
+    assert ask(shop, capsys, [sql], out=str(out))[0] == 0
+    assert out.read_bytes() == ("où,gone,latin\r\n\"Łódź, 20 °C\",,".encode() + b"\xe9\r\n")

@@ -58,6 +58,25 @@ def test_a_view_is_marked(tmp_path):
     sqlite3.connect(":memory:").executescript(ddl(schema))
 
 
+def test_what_a_view_computes_has_the_type_of_its_first_values(tmp_path, monkeypatch):
+    script = """CREATE TABLE sale (day TEXT, price REAL, amount INTEGER);
+        INSERT INTO sale VALUES ('2024-01-01', 2.5, NULL), ('2024-01-02', 3, 4);
+        CREATE VIEW total AS SELECT day, price * amount AS paid, substr(day, 1, 7) AS month,
+            NULL AS gone FROM sale;
+        CREATE VIEW none AS SELECT SUM(price) AS paid FROM sale GROUP BY day HAVING day = '';
+        CREATE VIEW endless AS WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+            SELECT MAX(i) AS most FROM n;
+        CREATE VIEW failing AS SELECT json_extract(day, '$.x') AS x FROM sale;"""
+    with closing(sqlite3.connect(tmp_path / "any.sqlite")) as db:
+        db.executescript(script)
+    monkeypatch.setattr("data.schema.STEPS", 100_000)
+    tables = {t.name: {c.name: c.type for c in t.columns}
+              for t in read_schema(tmp_path / "any.sqlite").tables if t.view}
+    assert tables == {
+        "total": {"day": "text", "paid": "number", "month": "text", "gone": "text"},
+        "none": {"paid": "text"}, "endless": {"most": "text"}, "failing": {"x": "text"}}
+
+
 def random_schema(rng):
     """Odd names, comments, composite and missing keys, references to itself."""
     names = rng.sample(["t", "two words", 'a"b', "select", "Änd", "x-y", "v1", "Group"], 5)

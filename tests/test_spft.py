@@ -1382,6 +1382,8 @@ def test_rows_that_fill_no_screen(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 21 and max(map(len, lines)) < 60
     assert "30 rows" in lines[-1] and "10 not shown" in lines[-1]
+    show_result(Result("ok", [(29101.489999999998, None, 2.0, 7, 1e-12, "x")]))
+    assert capsys.readouterr().out.splitlines()[0] == "  29101.49  NULL  2.0  7  1e-12  x"
 
 
 BAD_DATABASE = {

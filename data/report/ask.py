@@ -1,12 +1,13 @@
 """A question to a database: SQL, its rows, and remarks where trust in them ends.
 
     Asker(task, db_id, sample, ...)(question) -> exit code    prints the answer
-    remarks(sql, result, schema, columns, question)           what a careful reader would say
+    remarks(sql, result, schema, columns, question, read)     what a careful reader would say
 """
 
 import csv
 import re
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from data.benchmarks.reader import Example
@@ -15,13 +16,20 @@ from data.report.files import whole
 from data.report.tables import show_result
 from data.report.terminal import input_line
 from data.sql import (
-    Between, Binary, Column, In, Literal, SQLError, parse, quote_text, resolve, walk)
+    Between, Binary, Call, Column, In, Literal, SQLError, Subquery, parse, quote_name, quote_text,
+    resolve, to_sql, walk)
+from data.sql.tree import Case
 from sqlexec import majority_vote
 
 TRIES = 8               # samples drawn where the greedy answer does not run
 COMPARES = frozenset(("=", "==", "!=", "<>", "<", ">", "<=", ">=", "IS", "IS NOT", "LIKE",
                       "NOT LIKE", "GLOB"))
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.I)
+DATE = re.compile(r"\d{4}-\d\d(-\d\d|$)")
+DATE_LIKE = re.compile(r"\d{4}(?![\d/.])|\d{0,3}[%_*?[]")        # what dates are compared with
+TEXT_CALLS = frozenset(("strftime", "date", "datetime", "time", "substr", "lower", "upper", "trim"))
+TOO_MUCH = {"timeout": "--timeout gives a query more seconds",
+            "too_big": "the query runs: ask for fewer rows, or for a sum or count of them"}
 CHANGE = re.compile(r"(?:please\s+|can you\s+|could you\s+)*(delete|remove|drop|insert|add|update|"
                     r"change|rename|create|alter|truncate|replace|modify|clear|erase)\b", re.I)
 
@@ -40,14 +48,17 @@ class Asker:
         """Print the answer; 1 where no SQL ran, else 0.  OSError where the file cannot be
         written."""
         question = " ".join(question.encode("utf-8", "replace").decode().split())
-        sql, result, notes = self.answer(Example(self.db_id, question, ""))
+        example = Example(self.db_id, question, "")
+        sql, result, notes = self.answer(example)
         print(sql)
         show_result(result)
         schema, linker = self.task.data.schema(self.db_id), self.task.prompts.linker(self.db_id)
-        for note in notes + remarks(sql, result, schema, linker.columns, question):
+        for note in notes + remarks(sql, result, schema, linker.columns, question,
+                                    lambda query: self.run(example, [query])[0]):
             print(f"  note: {note}")
         if self.out and result.status == "ok":
-            with whole(self.out) as temporary, open(temporary, "w", newline="") as file:
+            with whole(self.out) as temporary, open(temporary, "w", newline="", encoding="utf-8",
+                                                    errors="surrogateescape") as file:
                 csv.writer(file).writerows([result.columns, *result.rows])
             print(f"  {len(result.rows)} rows written to {self.out}")
         return int(result.status != "ok")
@@ -68,8 +79,8 @@ class Asker:
             return sql, result, [note + (", less than half" if 2 * votes < len(texts) else "")]
         sql, = self.sample(example, 0.0, 1)
         result, = self.run(example, [sql])
-        if result.status == "ok":
-            return sql, result, []
+        if result.status == "ok" or result.status in TOO_MUCH:
+            return sql, result, [TOO_MUCH[result.status]] if result.status in TOO_MUCH else []
         texts = self.sample(example, 0.7, TRIES)
         for i, (text, other) in enumerate(zip(texts, self.run(example, texts)), 1):
             if other.status == "ok":
@@ -93,11 +104,11 @@ def voted(task, examples, texts, n):
 # ---------------------------------------------------------------------------------------------
 # Where trust ends
 
-def remarks(sql, result, schema, columns, question):
-    """Lines about an answer that ran but may not mean what was asked.
+def remarks(sql, result, schema, columns, question, read):
+    """Lines about an answer that failed, or ran but may not mean what was asked.
 
-    columns: {(table, column): stored texts} as ValueIndex reads them."""
-    notes = []
+    columns: {(table, column): stored texts} as ValueIndex reads them; read(query) -> Result."""
+    notes = missing_name(result.error, sql, schema)
     if match := CHANGE.match(question.strip()):
         notes.append(f"nothing is changed here: \"{match[1]}\" was read as a question")
     try:
@@ -105,13 +116,82 @@ def remarks(sql, result, schema, columns, question):
         tree = resolve(raw, schema)
     except SQLError:
         return notes
-    notes += text_for_column(raw, schema)
+    notes += text_for_column(raw, schema) + [note for part in walk(raw) for note in odd_part(part)]
+    notes += first_row_only(raw, read)
+    empty, texts = is_empty(result), partial(stored_texts, schema, dict(columns), read)
     for column, literal, equal in comparisons(tree):
-        stored = columns.get((column.table, column.name), ())
+        stored = texts(column)
         notes += type_note(column, literal, stored, schema)
-        if equal and is_empty(result) and literal.kind == "text":
-            notes += absent_note(column, literal, stored)
+        if equal and empty and literal.kind == "text":
+            notes += absent_note(column, literal, stored, read)
+    for column, values in operands(tree) if empty else ():
+        if isinstance(column, Column) and column.table and any(map(is_date, values)) and (
+                are_dates(texts(column))):
+            notes += range_note(column, read)
     return list(dict.fromkeys(notes))
+
+
+def missing_name(error, sql, schema):
+    """What is probably meant by a name that no table has, or no column of the query's tables."""
+    if not (match := re.match(r"no such (table|column): (?:.*\.)?(.+)", error)):
+        return []
+    read = [t for t in schema.tables if t.name.lower() in sql.lower()]
+    names = [t.name for t in schema.tables] if match[1] == "table" else [
+        c.name for t in read for c in t.columns]
+    meant = nearest(match[2], {name.lower(): name for name in names})
+    return [f"there is no {match[1]} {match[2]}{meant}"] if meant else []
+
+
+def odd_part(part):
+    """What is hardly ever meant, whatever the data: = NULL, the text that a function gives against
+    a number, whole numbers divided."""
+    if not isinstance(part, Binary):
+        return []
+    sides, op = (part.left, part.right), part.op.upper()
+    constants = [side for side in sides if isinstance(side, Literal)]
+    calls = [side.name.lower() for side in sides if isinstance(side, Call)]
+    if op in COMPARES - {"IS", "IS NOT"} and any(
+            c.kind == "keyword" and c.value.upper() == "NULL" for c in constants):
+        return [f"{op} NULL is never true: IS NULL finds rows without a value"]
+    if op in COMPARES and any(c.kind == "number" for c in constants) and TEXT_CALLS & set(calls):
+        return [f"{calls[0]}() gives text, and is compared with a number"]
+    if op == "/" and all(map(is_whole, sides)):
+        return ["whole numbers are divided, which cuts off the fraction: 100.0 * or 1.0 * keeps it"]
+    return []
+
+
+def first_row_only(raw, read):
+    """Subqueries of several rows where SQLite compares with the first and leaves out the others."""
+    queries = [to_sql(side.query) for part in walk(raw)
+               if isinstance(part, Binary) and part.op.upper() in COMPARES
+               for side in (part.left, part.right) if isinstance(side, Subquery)]
+    return [f"({query}) returns several rows, and only the first is compared"
+            for query in queries if len(read(query).rows) > 1]
+
+
+def is_whole(node):
+    """Whether a number is surely a whole one: counts, sums of conditions, and what is made of
+    them."""
+    if isinstance(node, Literal):
+        return node.kind == "number" and node.value.isdigit()
+    if isinstance(node, Call):
+        return node.name.lower() == "count" or node.name.lower() == "sum" and is_whole(node.args[0])
+    if isinstance(node, Case):
+        values = [value for _, value in node.branches] + [node.default] * bool(node.default)
+        return all(map(is_whole, values))
+    return isinstance(node, Binary) and (node.op.upper() in COMPARES or node.op in "*/+-"
+                                         and is_whole(node.left) and is_whole(node.right))
+
+
+def stored_texts(schema, columns, read, column):
+    """Texts of a column; those of views, which nobody has read before, are read now."""
+    key, views = (column.table, column.name), {t.name for t in schema.tables if t.view}
+    if key not in columns and column.table in views:
+        name = quote_name(column.name)
+        columns[key] = [text for text, in read(
+            f"SELECT DISTINCT {name} FROM {quote_name(column.table)} "
+            f"WHERE typeof({name}) = 'text' LIMIT 2000").rows]
+    return columns.get(key, ())
 
 
 def text_for_column(raw, schema):
@@ -129,8 +209,11 @@ def text_for_column(raw, schema):
 
 def nearest(name, names):
     """What was probably meant, among {lower case: name}."""
-    bare = {re.sub(r"\W|_", "", key): value for key, value in names.items()}
-    close = get_close_matches(re.sub(r"\W|_", "", name.lower()), bare, 1, 0.7)
+    def plain(key):
+        return re.sub(r"\W|_|^tbl", "", key.lower())
+
+    bare = {plain(key): value for key, value in names.items()}
+    close = get_close_matches(plain(name), bare, 1, 0.7)
     return f"; {bare[close[0]]} is one" if close else ""
 
 
@@ -175,7 +258,28 @@ def type_note(column, literal, stored, schema):
     if kind == "number" and literal.kind == "text" and not NUMBER.fullmatch(literal.value):
         return [f"{column.name} holds numbers, and is compared with the text "
                 f"{quote_text(literal.value)}"]
+    if literal.kind == "text" and are_dates(stored) and re.search(r"\d", literal.value) and not (
+            DATE_LIKE.match(literal.value)):
+        return [f"{column.name} holds dates such as {quote_text(stored[0])}, and is compared with "
+                f"{quote_text(literal.value)}"]
     return []
+
+
+def are_dates(stored):
+    return bool(stored) and all(map(DATE.match, stored[:100]))
+
+
+def is_date(value):
+    """Whether a date may be meant: '2024-05', or date('now')."""
+    return isinstance(value, Call) or isinstance(value, Literal) and bool(
+        value.kind == "text" and re.search(r"\d", value.value))
+
+
+def range_note(column, read):
+    """From when to when there is data, where a condition on dates may be what found nothing."""
+    name = quote_name(column.name)
+    found = read(f"SELECT MIN({name}), MAX({name}) FROM {quote_name(column.table)}")
+    return [f"{column.name} goes from {low} to {high}" for low, high in found.rows]
 
 
 def is_empty(result):
@@ -183,11 +287,18 @@ def is_empty(result):
     return not result.rows or len(result.rows) == 1 and all(c in (None, 0) for c in result.rows[0])
 
 
-def absent_note(column, literal, stored):
+def absent_note(column, literal, stored, read):
     """A text that no row of the column has, and the nearest that one has."""
-    if not stored or literal.value in stored:
+    name, value = quote_name(column.name), quote_text(literal.value)
+    rows = f"SELECT {name} FROM {quote_name(column.table)} WHERE "
+    found = read(f"{rows}{name} = {value} LIMIT 1")
+    if not stored or found.status != "ok" or found.rows:
         return []
+    if literal.value.lower() in ("", "null", "none"):
+        return [f"no row has {column.name} = {value}; IS NULL finds rows without a value"]
+    longer = read(f"{rows}substr({name}, 1, {len(literal.value)}) = {value} LIMIT 1").rows
     folded = {text.lower(): text for text in stored}
     close = get_close_matches(literal.value.lower(), folded, 1, 0.6)
-    return [f"no row has {column.name} = {quote_text(literal.value)}"
-            + (f"; {quote_text(folded[close[0]])} is there" if close else "")]
+    near = longer[0][0] if longer else folded[close[0]] if close else ""
+    return [f"no row has {column.name} = {value}" + (f"; {quote_text(near)} is there" if near
+                                                     else "")]

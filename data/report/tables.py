@@ -110,7 +110,7 @@ def show_game(rows, pairs, before, after):
             f"{after[i].opponent[k]:.2f} after")
     print("  one game:")
     for name, value in game.items():
-        print(f"    {name:<19}{value}")
+        print(f"    {name:<21}{value}")
     return game
 
 
@@ -186,14 +186,21 @@ def show_result(result, most=20):
         print(f"  {result.status}: {result.error}")
         return
     escaped = str.maketrans({"\n": "\\n", "\t": "\\t"})
-    cells = [[printable(str(cell)).translate(escaped)[:40] for cell in row]
-             for row in [result.columns, *result.rows[:most]] if row]
+    shown = [[cell_text(cell) for cell in row] for row in result.rows[:most]]
+    cells = [[printable(text).translate(escaped)[:40] for text in row]
+             for row in [result.columns, *shown] if row]
     widths = [max(map(len, column)) for column in zip(*cells)]
     for row in cells:
         print("  " + "  ".join(f"{c:<{w}}" for c, w in zip(row, widths)).rstrip())
     more = max(0, len(result.rows) - most)
     print(f"  ({len(result.rows)} rows{f', {more} not shown' if more else ''}; "
           f"{1000 * result.seconds:.0f} ms)")
+
+
+def cell_text(cell):
+    """A value as a person reads it: sums of prices without what binary fractions add."""
+    return "NULL" if cell is None else str(
+        float(f"{cell:.14g}") if isinstance(cell, float) else cell)
 
 
 def plain_and_masked(query):
