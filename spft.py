@@ -20,7 +20,8 @@ What differs from the paper, or is left open by it:
  2. Templates come from a SQL reader with rules, not from a prompted LLM (data/synthesis).
  3. Templates keep which tables a query reads and how they are linked; aggregates, comparisons and
     sort directions are drawn anew in some; queries that teach nothing are rejected.
- 4. Each VBI-FT round starts from the last round's weights and trains on all synthetic pairs so far.
+ 4. Each VBI-FT round starts from the last round's weights (from the base where those are worse on
+    validation) and trains on all synthetic pairs so far.
  5. Of a few sampled questions for a synthetic query, the one that names all its text values and
     makes the query likeliest is kept; log p below --least_logp drops it as garbled (of 100 that
     were read: precision 83%, recall 56%).
@@ -160,8 +161,8 @@ def run_vbift(cfg, task, run):
     """Rounds of synthesis, fine-tuning and verification; each adds a candidate."""
     candidates = run_sft(cfg, task, run)
     for round in range(1, cfg.rounds + 1):
-        candidates.append(run.load(f"vbift-{round}")
-                          or vbift_round(cfg, task, run, round, candidates[-1]))
+        parent = best([run.load("base"), candidates[-1]])     # a few labels can do harm
+        candidates.append(run.load(f"vbift-{round}") or vbift_round(cfg, task, run, round, parent))
     return candidates
 
 
@@ -188,9 +189,8 @@ def vbift_round(cfg, task, run, round, parent):
 
 def synthesize_pairs(cfg, task, model, rng, n, labelled, earlier=()):
     """Synthetic Examples: SQL from refilled templates, questions by the SQL-to-Text direction.
-
-    labelled, earlier: Examples whose queries do not come again; the templates of earlier rounds'
-    y- are drawn more often (3.1.3)."""
+    Queries of the labelled and earlier ones do not come again; the templates of earlier rounds' y-
+    are drawn more often (3.1.3)."""
     pool = task.templates
     pool.reweight([e.template for e in earlier if e.part == "y-"])
     known = {normalise(e.query, task.data.schema(e.db_id)) for e in [*labelled, *earlier]}
@@ -352,7 +352,8 @@ def objective(cfg, pairs, steps, main, rng):
 def run_synthesis(cfg, task, run):
     """The synthetic pairs of the next round of VBI-FT, for a person to read and edit."""
     candidates = run_sft(cfg, task, run) + run.of_stage("vbift")
-    pairs_of_round(cfg, task, run, len(run.of_stage("vbift")) + 1, candidates[-1])
+    parent = best([run.load("base"), candidates[-1]])
+    pairs_of_round(cfg, task, run, len(run.of_stage("vbift")) + 1, parent)
     return candidates
 
 

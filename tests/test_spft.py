@@ -288,6 +288,19 @@ def sequences(steps):
     return {tuple(ids): n for item in flat(steps) for ids, n in item.sequences}
 
 
+def test_a_round_starts_from_the_base_where_sft_made_it_worse(monkeypatch):
+    """A few labels can do harm: 9 of them took a model from 22 to 9."""
+    parents = []
+    monkeypatch.setattr(spft, "run_sft", lambda cfg, task, run: [Candidate("sft", "base", "", sft)])
+    monkeypatch.setattr(spft, "vbift_round", lambda cfg, task, run, round, parent: (
+        parents.append(parent.name), Candidate(f"vbift-{round}", parent.name, "", 30.0))[1])
+    run = SimpleNamespace(load=lambda name: Candidate("base", "-", "", 22.4) if name == "base"
+                          else None)
+    for sft in (9.2, 22.4, 25.0):
+        spft.run_vbift(Config(rounds=2), None, run)
+    assert parents == ["base", "vbift-1", "sft", "vbift-1", "sft", "vbift-1"]
+
+
 def test_what_verification_finds_goes_into_the_next_round(finished, cli, world, tmp_path,
                                                           monkeypatch):
     """y+ is trained in the SQL-to-Text direction, the templates of y- are drawn more often."""
