@@ -264,8 +264,10 @@ def main():
     args = parser.parse_args()
     found = {"torch": torch.__version__}
     if "memory" in args.only:
-        found["memory"] = {name: memory(config_of(name), args.tokens, args.rows)
-                           for name in args.models}
+        found["memory"] = {}
+        for name in args.models:
+            print(f"counting {name} ...", file=sys.stderr, flush=True)
+            found["memory"][name] = memory(config_of(name), args.tokens, args.rows)
         print("peak GB".ljust(28) + "".join(f"{name:>9}" for name in args.models))
         for what in found["memory"][args.models[0]]:
             print(what.ljust(28) + "".join(f"{found['memory'][name][what] / 1e9:9.1f}"
