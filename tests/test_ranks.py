@@ -1,4 +1,5 @@
-"""Processes without work and processes that die, on CPUs, by gloo."""
+"""Any number of processes makes the run that one makes: the same questions, answers, verdicts and,
+but for rounding, weights.  On CPUs, by gloo."""
 
 import json
 import os
@@ -7,7 +8,9 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+import torch
+from conftest import ROOT, rows
+from safetensors.torch import load_file
 
 LINE = ["base", "sft", "vbift-1", "selfplay-1"]
 MODES = {"lora": ("--lora", 4), "full": ("--lora", 0), "shard": ("--lora", 0, "--shard", 1)}
@@ -31,6 +34,46 @@ def taught(cli, tmp_path_factory):
     out = tmp_path_factory.mktemp("taught") / "run"
     assert cli("--stage", "sft", "--out", out, "--test", 0)[0] == 0
     return out / "sft"
+
+
+@pytest.fixture(scope="module")
+def alone(cli, taught, tmp_path_factory):
+    """alone(lora) is the run directory of one process."""
+    made = {}
+
+    def run(lora):
+        if lora not in made:
+            made[lora] = tmp_path_factory.mktemp("alone") / "run"
+            code, _, stderr = cli(*SHORT, "--model", taught, "--lora", lora, "--out", made[lora])
+            assert code == 0, stderr
+        return made[lora]
+    return run
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_processes_make_the_run_of_one(ranks, mode, alone, taught, arguments, tmp_path):
+    one, many = alone(MODES[mode][1]), tmp_path / "many"
+    process = torchrun(ranks, arguments, *SHORT, "--model", taught, *MODES[mode], "--out", many,
+                       cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    synthetic = rows(one / "vbift-1/synthetic.jsonl")
+    assert len({row["part"] for row in synthetic}) > 1
+    assert rows(many / "vbift-1/synthetic.jsonl") == synthetic
+    played, expected = (rows(out / "selfplay-1/pairs.jsonl")[1:] for out in (many, one))
+    assert [{**row, "opponent": None} for row in played] == [
+        {**row, "opponent": None} for row in expected]
+    torch.testing.assert_close(*(torch.tensor([row["opponent"] for row in part])
+                                 for part in (played, expected)), rtol=1e-3, atol=2e-3)
+    for name in LINE:
+        for split in ("val", "test"):
+            assert rows(many / name / f"{split}.jsonl") == rows(one / name / f"{split}.jsonl")
+        if name != "base":
+            theirs = load_file(many / name / "model.safetensors")
+            for key, weight in load_file(one / name / "model.safetensors").items():
+                torch.testing.assert_close(theirs[key], weight, rtol=0, atol=5e-4)
+    ours, theirs = (json.loads((out / "results.json").read_text()) for out in (one, many))
+    assert [row["ex"] for row in ours] == [row["ex"] for row in theirs]
 
 
 @pytest.mark.parametrize("mode", MODES)
