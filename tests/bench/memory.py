@@ -5,9 +5,10 @@
     python tests/bench/memory.py --only padding --model FOLDER --data SPIDER
 
     memory       model.py runs on fake tensors that say that they are on a GPU; every storage
-                 counts from its first operation until it is freed. Not in it: the allocator's rounding and gaps,
-                 the CUDA context (about 0.5 GB), cuBLAS's workspace. Attention is counted as the
-                 memory-efficient kernel; AdamW as the fused one, which needs no copies.
+                 counts from its first operation until it is freed. Not in it: the allocator's
+                 rounding and gaps, the CUDA context (about 0.5 GB), cuBLAS's workspace.
+                 Attention is counted as the memory-efficient kernel; AdamW as the fused one,
+                 which needs no copies.
     operations   a decode step's operations besides views, merged and with an adapter
     padding      tokens of an epoch over the labelled pairs, packed, and as the device gets them
 
@@ -96,9 +97,10 @@ class Operations(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        aliases = [r.alias_info for r in function._schema.returns]
-        view = any(a is not None and not a.is_write for a in aliases)
-        self.count += not view and function.overloadpacket.__name__ != "_unsafe_view"
+        returns = function._schema.returns
+        view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        asks = not any("Tensor" in str(r.type) for r in returns)          # a device, a dtype
+        self.count += not view and not asks and function.overloadpacket.__name__ != "_unsafe_view"
         return function(*args, **(kwargs or {}))
 
 
@@ -157,14 +159,15 @@ def training_rows(tokens, prompt=PROMPT, answer=ANSWER):
 
 
 def train_step(model, tokens, recompute, trained=None):
-    """Gradients and AdamW's moments of one step on so many tokens in one micro-batch."""
+    """Gradients of a step on so many tokens in one micro-batch, beside AdamW's moments."""
     model.recompute_above = 0 if recompute else float("inf")
     params = trained or [p for p in model.parameters() if p.requires_grad]
+    moments = [torch.zeros_like(p) for p in params for _ in range(2)]
     batch = lm.pack(training_rows(tokens)).to(model.device)
     loss = -lm.sequence_logprobs(model, batch).sum()
     grads = torch.autograd.grad(loss, params)
     del loss, batch
-    return grads, [torch.zeros_like(p) for p in params for _ in range(2)]
+    return grads, moments
 
 
 def save(model):
