@@ -314,7 +314,8 @@ def attend(q, k, v, mask):
     B, H, T, E = q.shape
     K, keys = k.shape[1:3]
     if T == 1:             # decoding: the heads of a group take the place of T, no key is copied
-        return F.scaled_dot_product_attention(q.view(B, K, H // K, E), k, v, mask).view(B, H, 1, E)
+        y = F.scaled_dot_product_attention(q.view(B, K, H // K, E), k, v, mask)
+        return y.reshape(B, H, 1, E)       # a view does not fit the efficient kernel's strides
     if q.is_cuda:          # its fused kernel takes a mask or grouped heads, not both
         k, v = k.repeat_interleave(H // K, 1), v.repeat_interleave(H // K, 1)
         return F.scaled_dot_product_attention(q, k, v, mask)

@@ -34,6 +34,11 @@ DATABASES = {
         """,
 }
 
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: what must be equal on a GPU; skipped without one")
+
+
 # Some questions of val and test stand in train too, with other SQL of the same result: a model that
 # learned train by heart gets those right.
 PAIRS = {

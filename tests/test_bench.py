@@ -6,9 +6,11 @@ import sys
 import types
 
 import pytest
+import torch
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/bench"))
+import bench_gpu  # noqa: E402
 import bench_sampling  # noqa: E402
 import bench_train  # noqa: E402
 
@@ -112,3 +114,44 @@ def test_a_peer_is_a_process_that_answers_or_ends_the_bench(capfd):
         with pytest.raises(SystemExit, match="no_such_function: .* ended without an answer"):
             peer("no_such_function")
     assert "KeyError" in capfd.readouterr().err
+
+
+def gpu_bench(monkeypatch, path, *words):
+    """(exit code, JSON or None) of bench_gpu.py."""
+    monkeypatch.setattr(sys, "argv", ["bench_gpu.py", "--json", str(path), *words])
+    return bench_gpu.main(), json.loads(path.read_text()) if path.exists() else None
+
+
+def test_every_part_of_the_gpu_bench_but_the_tests_runs_on_a_cpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_gpu.bench_model, "DEVICE", None)            # is put back
+    code, found = gpu_bench(monkeypatch, tmp_path / "found.json", "--device", "cpu", "--tiny",
+                            "--parts", "1,3,4,5,6,7,8")
+    assert code == 0 and list(found["parts"]) == list("1345678"), found
+    rows = {bench_gpu.PARTS[int(n)].__name__: part["rows"] for n, part in found["parts"].items()}
+    assert [row["T"] for row in rows["attention"]] == [704, 640] * 3
+    assert all(row["error"] < row["limit"] for row in rows["numbers"])
+    for row in rows["decode"]:
+        assert row["tokens/s"] == pytest.approx(1e3 * row["batch"] / row["ms a step"])
+    assert {row["head"] for row in rows["logprobs"]} == {"frozen", "trainable"}
+    for row in rows["training"]:
+        assert row["tokens/s"] == pytest.approx(row["tokens"] / row["s a step"], rel=0.1)
+    for name in ("demo", "selfplay"):
+        assert rows[name][-1]["model"] == "selfplay-1"
+
+
+def test_a_part_that_fails_stops_no_other(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench_gpu.bench_model, "DEVICE", None)
+
+    def full(bench):
+        raise torch.OutOfMemoryError("no room")
+    monkeypatch.setitem(bench_gpu.PARTS, 3, full)
+    code, found = gpu_bench(monkeypatch, tmp_path / "found.json", "--device", "cpu", "--tiny",
+                            "--parts", "3,5")
+    assert code == 1 and "no room" in found["parts"]["3"]["error"]
+    assert found["parts"]["5"]["rows"] and "failed: [3]" in capsys.readouterr().out
+
+
+def test_the_gpu_bench_says_that_there_is_no_gpu(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, found = gpu_bench(monkeypatch, tmp_path / "found.json")
+    assert code == 2 and found is None and len(capsys.readouterr().err.splitlines()) == 1
