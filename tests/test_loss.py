@@ -277,6 +277,10 @@ def test_play_against_itself_starts_at_log_2(tiny, games, lam):
         assert abs(loss.item() - LOG2) < 1e-3
 
 
+def test_no_pairs_have_no_log_probs(tiny):
+    assert spft.with_logprobs(tiny, []) == []
+
+
 def test_self_play_reads_gold_and_sample_in_their_order(tiny, games):
     played = spft.with_logprobs(tiny, games)
     logp = f64(*range(-12, 0))

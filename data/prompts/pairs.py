@@ -82,10 +82,10 @@ def packed_length(chunk):
 def micro_batches(chunks, budget):
     """Split a step's chunks, rows of like length together, into parts of `budget` packed tokens;
     those of the longest rows come first, so that threads end together."""
-    parts, size = [[]], 0
+    parts, size = [], 0
     for chunk in sorted(chunks, key=packed_length, reverse=True):
         cost = packed_length(chunk)
-        if parts[-1] and size + cost > budget:
+        if not parts or size + cost > budget:
             parts.append([])
             size = 0
         parts[-1].append(chunk)

@@ -46,6 +46,7 @@ import model as lm  # noqa: E402
 import spft  # noqa: E402
 from bench_model import PEERS, measured, show  # noqa: E402
 from data.prompts.pairs import Pair  # noqa: E402
+from data.prompts.tokenizer import Tokenizer  # noqa: E402
 from memory import config_of  # noqa: E402
 
 
@@ -342,7 +343,7 @@ def selfplay(bench):
     """With the demo's tokeniser in a vocabulary of 1.5B's size."""
     config = list(bench.shapes().values())[0]
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = lm.Tokenizer(spft.BASE)
+        tokenizer = Tokenizer(spft.BASE)
         shutil.copy(spft.BASE / "tokenizer.json", folder)
         model = bench.model(lm.ModelConfig.parse(
             {**config.raw, "eos_token_id": [tokenizer.end],

@@ -36,6 +36,7 @@ from torch.utils._pytree import tree_leaves  # noqa: E402
 
 import model as lm  # noqa: E402
 import spft  # noqa: E402
+from data.prompts.tokenizer import Tokenizer  # noqa: E402
 
 # Qwen2.5-Coder: vocabulary, hidden, layers, heads, key/value heads, inner size, tied head.
 SHAPES = {"1.5B": (151936, 1536, 28, 12, 2, 8960, True),
@@ -117,8 +118,7 @@ def efficient_attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False,
 @contextlib.contextmanager
 def fake_gpu(counter):
     """Inside, tensors have shapes but no memory, say is_cuda, and `counter` sees them.  Their
-    device is the CPU (torch without CUDA indexes no others), so that `.to("cpu")` copies nothing:
-    what a save holds on to counts as if it were still on the GPU."""
+    device is the CPU (torch without CUDA indexes no others)."""
     with (FakeTensorMode(), counter, mock.patch.object(FakeTensor, "is_cuda", True, create=True),
           mock.patch.object(torch.nn.functional, "scaled_dot_product_attention",
                             efficient_attention)):
@@ -171,8 +171,16 @@ def train_step(model, tokens, recompute, trained=None):
 
 
 def save(model):
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(
-            lm, "write_tensors", lambda tensors, path: None):
+    """With what goes to the CPU, which is not counted, as meta tensors."""
+    to = torch.Tensor.to
+
+    def moved(x, *place, **options):
+        if place[:1] == ("cpu",):
+            return torch.empty(x.shape, dtype=place[1] or x.dtype, device="meta")
+        return to(x, *place, **options)
+
+    with (tempfile.TemporaryDirectory() as folder, mock.patch.object(torch.Tensor, "to", moved),
+          mock.patch.object(lm, "write_tensors", lambda tensors, path: None)):
         lm.save_pretrained(model, folder)
 
 
@@ -241,7 +249,7 @@ def padding(model, data):
     """(tokens of an epoch's packed rows, tokens that the device gets, steps)."""
     cfg = spft.complete(spft.parse_config(["--model", model, "--data", data, "--bad_gold", "skip"]))
     with spft.Verifier(timeout=cfg.timeout) as verifier:
-        task = spft.Task(cfg, lm.Tokenizer(cfg.model), verifier)
+        task = spft.Task(cfg, Tokenizer(cfg.model), verifier)
         steps = spft.steps_of(task.both_directions(task.train), 1, cfg.batch, random.Random(0))
     packed = device = 0
     for step in steps:
