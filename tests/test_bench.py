@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 import types
 
@@ -11,6 +12,7 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/bench"))
 import bench_gpu  # noqa: E402
+import bench_questions  # noqa: E402
 import bench_sampling  # noqa: E402
 import bench_train  # noqa: E402
 
@@ -155,3 +157,10 @@ def test_the_gpu_bench_says_that_there_is_no_gpu(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, found = gpu_bench(monkeypatch, tmp_path / "found.json")
     assert code == 2 and found is None and len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_what_is_said_of_garbled_questions_is_what_was_read(capsys):
+    bench_questions.main()
+    precision, recall = re.findall(r"all .*precision (\d+), recall (\d+)", capsys.readouterr().out)[0]
+    said = f"(of 160 that were read: precision {precision}%, recall {recall}%)"
+    assert said in " ".join((ROOT / "spft.py").read_text().split())

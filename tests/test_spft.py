@@ -1290,38 +1290,6 @@ def torchrun(arguments, *words, cwd, environment=(), script=ROOT / "spft.py"):
                           env={**os.environ, **dict(environment)})
 
 
-@pytest.mark.parametrize("shard", [0, 1])
-def test_two_processes_train_as_one(arguments, cli, tmp_path, shard):
-    """Rounding apart, also where a step has work for one process alone: 40 items in steps of 13."""
-    words = ["--stage", "sft", "--batch", 13, "--sft_epochs", 3, "--bf16", 0]
-    process = torchrun(arguments, *words, "--out", "two", "--shard", shard, cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    assert cli(*words, "--out", tmp_path / "one")[0] == 0
-    one, two = (load_file(tmp_path / name / "sft" / "model.safetensors") for name in ("one", "two"))
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, rtol=0, atol=2e-4)
-    assert process.stdout.count("== [2/2] sft: ") == 1                # one process speaks
-    assert results(tmp_path / "two", "seconds") == results(tmp_path / "one", "seconds")
-
-
-@pytest.mark.parametrize("shard", [0, 1])
-def test_two_processes_go_through_all_stages(arguments, tmp_path, shard):
-    process = torchrun(arguments, "--stage", "selfplay", "--out", "run", "--shard", shard,
-                       cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    assert [row["model"] for row in results(tmp_path / "run")][::2] == LINE
-    assert len(rows(tmp_path / "run" / "selfplay-1" / "test.jsonl")) == 8
-
-
-@pytest.mark.parametrize("shard", [0, 1])
-def test_a_process_with_nothing_to_do_waits_for_the_other(arguments, tmp_path, shard):
-    """One question a split: the second process trains on, answers and verifies nothing."""
-    process = torchrun(arguments, "--stage", "sft", "--limit", 1, "--sft_epochs", 2, "--out",
-                       "run", "--shard", shard, cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    assert {row["n"] for row in results(tmp_path / "run")} == {1}
-
-
 def test_two_processes_stop_and_go_on_as_one(arguments, cli, tmp_path):
     """A signal to the second one, in a step: both end after it, and the first one saves."""
     (tmp_path / "stopped.py").write_text(
@@ -1340,21 +1308,6 @@ def test_two_processes_stop_and_go_on_as_one(arguments, cli, tmp_path):
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=0, atol=2e-4)
     assert not leftovers(tmp_path / "two")
-
-
-def test_a_process_that_dies_ends_the_job(arguments, tmp_path):
-    """Killed where the training begins; the other does not wait for it for ever."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys, threading, time\n"
-        "def die():\n"
-        "    while 'spft' not in sys.modules and '__main__' not in sys.modules: time.sleep(0.1)\n"
-        "    while not os.path.exists('run/base/candidate.json'): time.sleep(0.05)\n"
-        "    os.kill(os.getpid(), 9)\n"
-        "if os.environ.get('RANK') == '1': threading.Thread(target=die, daemon=True).start()\n")
-    process = torchrun(arguments, "--stage", "sft", "--sft_epochs", 400, "--out", "run",
-                       cwd=tmp_path, environment={"PYTHONPATH": str(tmp_path)})
-    assert process.returncode != 0 and "exitcode  : -9" in process.stderr
-    assert not (tmp_path / "run" / "sft").exists()
 
 
 # ---------------------------------------------------------------------------------------------
