@@ -147,6 +147,6 @@ def test_synthetic_questions_are_shown_to_be_read(tmp_path, capsys):
     (folder / "synthetic.jsonl").write_text("".join(
         json.dumps({"question": f"question {i}", "query": f"SELECT {i}"}) + "\n"
         for i in range(9)))
-    assert own.main(["--out", str(tmp_path), "--questions", "4"]) is None
+    assert own.main(["--out", str(tmp_path), "--read", "4"]) is None
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith("synthetic.jsonl: 4 of 9") and len(lines) == 2 + 2 * 4

@@ -2,7 +2,7 @@
 
     python tests/bench/own.py --model DIR --out OUT [--only company] [--plant_rows 2500000]
         [--base_only 1] [--synthetic 400 --rounds 1 ...: spft.py's settings]
-    python tests/bench/own.py --out OUT --questions 30      synthetic questions of the runs, to read
+    python tests/bench/own.py --out OUT --read 30           synthetic questions of the runs, to read
 
 Makes the two databases of tests/own_databases.py, runs self-play on each without labels and with
 nine examples beside the file, and asks the model as it is and every candidate the thirteen
@@ -153,12 +153,12 @@ def main(arguments=None):
     parser.add_argument("--only", nargs="+", default=["company", "plant"])
     parser.add_argument("--plant_rows", type=int, default=own_databases.ROWS)
     parser.add_argument("--base_only", type=int, default=0)
-    parser.add_argument("--questions", type=int, default=0)
+    parser.add_argument("--read", type=int, default=0)
     options, words = parser.parse_known_args(arguments)
 
     def work():
-        if options.questions:
-            return show_questions(options.out, options.questions)
+        if options.read:
+            return show_questions(options.out, options.read)
         refuse_others(options, words)
         records = measured(options, words)
         write_json(options.out / "own.json", records)
