@@ -812,7 +812,7 @@ def report(cfg, task, run, stage):
                 for e in run.synthetic(c.name.partition("-")[2])]
         show_errors(run.score(task, None, last.name, "test"), made, last.name)
     print(f"  report: {on_rank0(lambda: str(write_page(run.out)))}")
-    show_winner(best(run.everyone()), task.val_source)
+    show_winner(run.out, task.val_source)
 
 
 # ---------------------------------------------------------------------------------------------

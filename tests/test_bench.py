@@ -161,6 +161,7 @@ def test_the_gpu_bench_says_that_there_is_no_gpu(monkeypatch, tmp_path, capsys):
 
 def test_what_is_said_of_garbled_questions_is_what_was_read(capsys):
     bench_questions.main()
-    precision, recall = re.findall(r"all .*precision (\d+), recall (\d+)", capsys.readouterr().out)[0]
+    printed = capsys.readouterr().out
+    precision, recall = re.findall(r"all .*precision (\d+), recall (\d+)", printed)[0]
     said = f"(of 160 that were read: precision {precision}%, recall {recall}%)"
     assert said in " ".join((ROOT / "spft.py").read_text().split())

@@ -41,8 +41,9 @@ from data.prompts.schema_text import compact
 from data.prompts.tokenizer import Tokenizer, chat_template
 from data.report import resume
 from data.report.plan import in_words, seconds_left, steps_of_run
+from data.report.settings import best_of_run
 from data.report.tables import (
-    errors, interval, log_ratios, percent, show_log_ratios, show_result)
+    errors, interval, log_ratios, percent, recommended, show_log_ratios, show_result, show_winner)
 from data.report.terminal import Stopped, stoppable
 from data.sql import normalise
 from data.synthesis.run import run_synth
@@ -1852,6 +1853,29 @@ def test_a_run_as_the_model_is_its_best_candidate(finished, cli, world):
     chosen = spft.best([Candidate(**json.loads(path.read_text())) for path in made
                         if path.parent.name != "base"])
     assert stdout.startswith(f"{finished.out} is a run; best on validation is its {chosen.name} ")
+
+
+@pytest.mark.parametrize("fixed, broken, chosen", [
+    (3, 0, "vbift-1"), (2, 0, "base"), (9, 6, "base"), (10, 3, "vbift-1"), (0, 0, "base"),
+    (0, 5, "base")])
+def test_a_candidate_is_recommended_where_it_is_clearly_better_than_the_base(
+        fixed, broken, chosen, tmp_path, capsys):
+    """One-sided sign test on the validation questions whose verdict changed; of --model too."""
+    before = [False] * fixed + [True] * broken + [True, False] * 20
+    after = [True] * fixed + [False] * broken + [True, False] * 20
+    for name, parent, verdicts in (("base", "-", before), ("vbift-1", "base", after)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "candidate.json").write_text(json.dumps(vars(Candidate(
+            name, parent, f"folder of {name}", 100 * sum(verdicts) / len(verdicts)))))
+        (tmp_path / name / "val.jsonl").write_text("".join(
+            json.dumps({"correct": correct, "status": "ok"}) + "\n" for correct in verdicts))
+    assert recommended(tmp_path)["name"] == chosen
+    show_winner(tmp_path, "val.json")
+    place = "folder of base" if chosen == "base" else str(tmp_path / chosen)
+    assert best_of_run(str(tmp_path)) == place
+    said = capsys.readouterr().out
+    assert f"--model {place} --db FILE" in said
+    assert ("nothing was clearly gained" in said) == (chosen == "base")
 
 
 def test_a_run_goes_on_elsewhere_and_with_settings_that_change_nothing(

@@ -8,13 +8,13 @@
 """
 
 import argparse
-import json
 import math
 import re
 import sys
 from dataclasses import field, fields
 from pathlib import Path
 
+from data.report.tables import recommended
 from data.report.terminal import fail
 from sqlexec import DataError
 
@@ -77,16 +77,16 @@ RECIPES = {
 
 
 def best_of_run(folder):
-    """--model RUN means the candidate of that run directory that is best on validation, of equals
-    the newest; any other folder means itself."""
-    paths = sorted(Path(folder).glob("*/candidate.json"), key=lambda path: path.stat().st_mtime)
-    records = [json.loads(path.read_text()) for path in reversed(paths)]
-    trained = [record for record in records if record["parent"] != "-"]
-    if not trained or (Path(folder) / "model.safetensors").exists():
+    """--model RUN means the candidate that the last lines of that run recommend; any other folder
+    means itself."""
+    chosen = recommended(Path(folder))
+    if not chosen or (Path(folder) / "model.safetensors").exists():
         return folder
-    chosen = max(trained, key=lambda record: record["ex"])
-    print(f"{folder} is a run; best on validation is its {chosen['name']} (EX {chosen['ex']:.1f})")
-    return str(Path(folder) / chosen["name"])
+    name, base = chosen["name"], chosen["parent"] == "-"
+    print(f"{folder} is a run; " + ("none of its candidates is clearly better than its base model"
+                                    if base else "best on validation is its " + name)
+          + f" (EX {chosen['ex']:.1f})")
+    return chosen["folder"] if base else str(Path(folder) / name)
 
 
 def by_size(parameters):

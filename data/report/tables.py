@@ -3,10 +3,12 @@
 A row is the record of an answer: {"question", "gold", "pred", "correct", "status", "error", ...}.
 """
 
+import json
 import math
 from collections import Counter
 from statistics import fmean
 
+from data.report.files import read_lines
 from data.report.terminal import printable
 from data.sql import Literal, SQLError, parse, rewrite, to_sql
 
@@ -161,13 +163,33 @@ def show_table(rows, splits):
               f"{val['seconds'] / 60:7.1f}")
 
 
-def show_winner(winner, source):
+def recommended(folder):
+    """The record of the candidate of a run directory that one should use: the best on validation,
+    of equals the newest; the base model where the best has not clearly more questions right than
+    it (one-sided sign test at 5%).  None where nothing is finished."""
+    paths = sorted(folder.glob("*/candidate.json"), key=lambda path: path.stat().st_mtime)
+    records = [json.loads(path.read_text()) for path in reversed(paths)]
+    if not records:
+        return None
+    best = max(records, key=lambda record: record["ex"])
+    base = next((record for record in records if record["parent"] == "-"), best)
+    kept = [folder / record["name"] / "val.jsonl" for record in (base, best)]
+    if not all(path.exists() for path in kept):
+        return best
+    fixed, broken = map(len, changes(*map(read_lines, kept)))
+    return best if fixed - broken > 1.64 * math.sqrt(fixed + broken) else base
+
+
+def show_winner(folder, source):
     """Which model to use, and by what.  source: where the validation questions are from."""
+    winner = recommended(folder)
+    name, base = winner["name"], winner["parent"] == "-"
+    place = winner["folder"] if base else folder / name
     print(f"  validation: {source}")
-    if winner.name == "base":
-        print(f"  nothing was gained on validation: go on using {winner.folder}")
-    print(f"  best on validation: {winner.name}   (python spft.py --stage ask --model "
-          f"{winner.folder} --db FILE)")
+    if base:
+        print(f"  nothing was clearly gained on validation: go on using {place}")
+    print(f"  {'recommended' if base else 'best on validation'}: {name}   "
+          f"(python spft.py --stage ask --model {place} --db FILE)")
 
 
 def show_errors(rows, synthetic, name):

@@ -6,8 +6,8 @@
 
 Makes the two databases of tests/own_databases.py, runs self-play on each without labels and with
 nine examples beside the file, and asks the model as it is and every candidate the thirteen
-questions, greedily.  A run's recommendation, the candidate best on validation, counts as right
-where it answers at least as many questions as the model as it is, and at most one fewer than the
+questions, greedily.  A run's recommendation, which its last lines give, counts as right where it
+answers at least as many questions as the model as it is, and at most one fewer than the
 run's best.  Databases, runs and answers in OUT are not made again; it holds those of one model and
 one choice of settings.  OUT/own.json holds every answer.
 """
@@ -29,6 +29,7 @@ from data.benchmarks.reader import Example  # noqa: E402
 from data.prompts.tokenizer import Tokenizer  # noqa: E402
 from data.report.files import read_lines, write_json, write_lines  # noqa: E402
 from data.report.resume import forget  # noqa: E402
+from data.report.tables import recommended  # noqa: E402
 from data.report.terminal import run_command  # noqa: E402
 from sqlexec import DataError, Verifier  # noqa: E402
 
@@ -82,11 +83,15 @@ def answered(options, words, name, database, folder, path):
     return known
 
 
+def folder_of(options, name, case):
+    return options.out / f"{name}-{case}".replace(", ", "-").replace(" ", "-")
+
+
 def run_of(options, words, name, case, data):
     """The finished Candidates of a run of self-play on the data, made where it is not there."""
     if case == AS_IS:
         return [spft.Candidate("base", "-", options.model)]
-    out = options.out / f"{name}, {case}".replace(", ", "-").replace(" ", "-")
+    out = folder_of(options, name, case)
     if not (out / "results.json").exists():
         print(f"\n== {name}, {case}", flush=True)
         code = spft.main(["--stage", "selfplay", "--data", str(data), "--model", options.model,
@@ -98,11 +103,9 @@ def run_of(options, words, name, case, data):
                     folder=options.model if name == "base" else str(out / name)) for name in names]
 
 
-def judged(right, candidates):
-    """(name of the recommended candidate, whether that was right); right: {name: questions}."""
-    chosen = spft.best(candidates).name
-    return chosen, (right[chosen] >= right["base"]
-                    and right[chosen] >= max(right.values()) - SLACK)
+def judged(right, chosen):
+    """Whether the recommendation was right; right: {name: questions}."""
+    return right[chosen] >= right["base"] and right[chosen] >= max(right.values()) - SLACK
 
 
 def measured(options, words):
@@ -117,10 +120,11 @@ def measured(options, words):
                 place = options.out / f"{Path(c.folder).parent.name}-{c.name}.jsonl"
                 rows[c.name] = answered(options, words, name, given[CASES[0]], c.folder, place)
             right = {key: sum(row["correct"] for row in value) for key, value in rows.items()}
-            chosen, good = judged(right, candidates)
+            chosen = (recommended(folder_of(options, name, case)) or {"name": "base"})["name"]
             records.append({"database": name, "case": case, "questions": len(base),
                             "right": right, "val": {c.name: round(c.ex, 1) for c in candidates},
-                            "recommended": chosen, "recommendation is right": good,
+                            "recommended": chosen,
+                            "recommendation is right": judged(right, chosen),
                             "answers": rows})
     return records
 
