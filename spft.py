@@ -63,7 +63,7 @@ from data.benchmarks.reader import Example, read_examples
 from data.benchmarks.task import Task
 from data.prompts.pairs import (
     chunked, halves, micro_batches, packed_length, steps_of, steps_of_groups)
-from data.prompts.prompts import FORMS, text_values
+from data.prompts.prompts import FORMS, is_question, text_values
 from data.prompts.tokenizer import Tokenizer
 from data.report.ask import Asker, voted
 from data.report.files import read_lines
@@ -211,11 +211,11 @@ def write_questions(cfg, task, model, rng, examples):
     asked, drops = [], Counter()
     for i, e in enumerate(examples):
         texts = {task.text(s): None for s in samples[i * n:(i + 1) * n] if s.finished}
-        good = [replace(e, question=t) for t in texts
-                if t and all(v.lower() in t.lower() for v in text_values(e.query))]
+        good = [replace(e, question=t) for t in texts if is_question(t)
+                and all(v.lower() in t.lower() for v in text_values(e.query))]
         if good:
             asked.append(good)
-        drops["question unfinished" if not texts else "value not named"] += not good
+        drops["no question" if not any(map(is_question, texts)) else "value not named"] += not good
     pairs = [task.to_sql(e) for good in asked for e in good]
     scored = iter(with_logprobs(model, pairs, "choosing"))
     found = [max(((next(scored).opponent[0], e) for e in good), key=lambda pair: pair[0])

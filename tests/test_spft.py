@@ -36,7 +36,7 @@ from data.benchmarks.splits import validation_share
 from data.prompts import values
 from data.prompts.pairs import (
     Pair, micro_batches, packed_length, steps_of, steps_of_groups)
-from data.prompts.prompts import question_prompt, sql_prompt
+from data.prompts.prompts import is_question, question_prompt, sql_prompt
 from data.prompts.schema_text import compact
 from data.prompts.tokenizer import Tokenizer, chat_template
 from data.report import resume
@@ -1810,7 +1810,16 @@ def test_the_likeliest_question_that_names_all_values_is_kept(capsys, monkeypatc
     written = spft.write_questions(cfg, task, None, random.Random(0), examples)
     assert [e.question for e in written] == ["each LION", "one with ion", "older"]
     assert [e.query for e in written] == [e.query for e in examples[:3]]
-    assert "question unfinished 1, value not named 1" in capsys.readouterr().out
+    assert "no question 1, value not named 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text, good", [
+    ("Select all singers.", True), ("Show the schematic of each part", True),
+    ("", False), ("How many?\nSELECT COUNT(*)", False), ("What does `kind` hold?", False),
+    ("Select name from animal", False), ("To answer this query, we count the lions.", False),
+    ("Based on the schema, lions are asked for.", False)])
+def test_prose_and_sql_are_no_questions(text, good):
+    assert is_question(text) == good
 
 
 @pytest.mark.parametrize("logps, kept", [

@@ -46,6 +46,11 @@ def question_prompt(schema, query, form=compact, chat=False):
     return f"{form(schema)}\nsql: {query}\nquestion:\n"
 
 
+def is_question(text):
+    """Whether a text may be a person's question: one line, not SQL nor prose about a query."""
+    return bool(text) and not re.search(r"\n|`|\bselect\b.*\bfrom\b|\b(query|schema)\b", text, re.I)
+
+
 def text_values(query):
     """The text literals that a query compares with, without the wildcards of LIKE; of a month, its
     year: people say May 2024.  What formats dates or names a bucket is none of them."""
