@@ -62,7 +62,7 @@ from data.benchmarks import scoring
 from data.benchmarks.reader import Example, read_examples
 from data.benchmarks.task import Task
 from data.prompts.pairs import (
-    chunked, halves, micro_batches, packed_length, steps_of, steps_of_groups)
+    chunked, halves, micro_batches, packed_length, spread, steps_of, steps_of_groups)
 from data.prompts.prompts import FORMS, is_question, text_values
 from data.prompts.tokenizer import Tokenizer
 from data.report.ask import Asker, voted
@@ -547,7 +547,7 @@ def step_gradients(model, chunks, loss, cfg, work, params, run):
     """The gradients of a step's mean loss, taken over the whole step, however it is cut into
     micro-batches; that loss, and the step's tokens."""
     size = sum(map(packed_length, chunks))
-    parts = micro_batches(chunks, min(cfg.micro_tokens, size // RANKS + 1))
+    parts = micro_batches(spread(chunks, RANKS), min(cfg.micro_tokens, size // RANKS + 1))
     total = sum(loss.weight(pair) for chunk in chunks for pair in chunk)
     scored = partial(micro_loss, model, loss, total)
     if cfg.shard:

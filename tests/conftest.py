@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sqlite3
 import sys
 from contextlib import closing, redirect_stderr, redirect_stdout
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+if "gpu" not in sys.argv:              # `-m gpu`: all else is about a CPU, wherever it runs
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 

@@ -35,7 +35,7 @@ from data.benchmarks.reader import Example
 from data.benchmarks.splits import validation_share
 from data.prompts import values
 from data.prompts.pairs import (
-    Pair, micro_batches, packed_length, steps_of, steps_of_groups)
+    Pair, micro_batches, packed_length, spread, steps_of, steps_of_groups)
 from data.prompts.prompts import is_question, question_prompt, sql_prompt
 from data.prompts.schema_text import compact
 from data.prompts.tokenizer import Tokenizer, chat_template
@@ -1782,6 +1782,15 @@ def test_micro_batches_hold_all_rows_and_the_budget(budget):
     lengths = [[packed_length(chunk) for chunk in part] for part in parts]
     assert sum(parts, []) == sorted(chunks, key=packed_length, reverse=True) and all(parts)
     assert all(len(part) == 1 or sum(part) <= budget for part in lengths)
+
+
+@pytest.mark.parametrize("n, expected", [(1, 2), (2, 2), (3, 3), (5, 5), (9, 6)])
+def test_each_rank_has_a_chunk_where_there_are_pairs_enough(n, expected):
+    pairs = [Pair("zoo", [1, 2, 3 + i], [4] * (i + 1)) for i in range(6)]
+    parts = spread([pairs[:1], pairs[1:]], n)
+    assert len(parts) == expected and sorted(map(id, flat([parts]))) == sorted(map(id, pairs))
+    if n == 3:
+        assert max(map(len, parts)) == 3                   # the long chunk was halved
 
 
 def test_threads_change_nothing(cli, tmp_path):

@@ -55,6 +55,16 @@ def steps_of(pairs, epochs, batch, rng, share=8):
     return steps
 
 
+def spread(chunks, n):
+    """The chunks, the longest halved until there is one for each of n ranks."""
+    chunks = list(chunks)
+    while len(chunks) < n and any(len(chunk) > 1 for chunk in chunks):
+        longest = max((chunk for chunk in chunks if len(chunk) > 1), key=packed_length)
+        chunks.remove(longest)
+        chunks += [longest[:len(longest) // 2], longest[len(longest) // 2:]]
+    return chunks
+
+
 def halves(part):
     """A micro-batch in two; DataError where it is a single pair."""
     if len(part) == 1 and len(part[0]) == 1:
