@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 import types
 
@@ -165,3 +166,14 @@ def test_what_is_said_of_garbled_questions_is_what_was_read(capsys):
     precision, recall = re.findall(r"all .*precision (\d+), recall (\d+)", printed)[0]
     said = f"(of 160 that were read: precision {precision}%, recall {recall}%)"
     assert said in " ".join((ROOT / "spft.py").read_text().split())
+
+
+def test_the_bench_of_the_model_runs(tmp_path):
+    """Every section at sizes that take seconds; one loss on both ways to it."""
+    words = ["--small", "--threads", "1", "--rounds", "1", "--json", str(tmp_path / "found.json")]
+    process = subprocess.run([sys.executable, str(ROOT / "tests/bench/bench_model.py"), *words],
+                             capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    found = re.findall(r"^ *(model\.py|plain loop).* (\S+)$", process.stdout.split("== step")[1]
+                       .split("==")[0], re.M)
+    assert len(found) == 2 and len({loss for _, loss in found}) == 1

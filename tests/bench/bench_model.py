@@ -264,9 +264,10 @@ def padded(pairs):
 def plain_logprobs(model, ids, n):
     """Sums (n, 2) over the answers of padded rows, by way of all logits."""
     B, T = ids.shape
-    positions = torch.arange(T, device=ids.device).expand(B, T)
-    mask = torch.ones(T, T, dtype=torch.bool, device=ids.device).tril().expand(B, 1, T, T)
-    logits = model(ids, positions, mask) @ model.head.T
+    positions = torch.arange(T, device=ids.device).repeat(1, B)
+    mask = torch.ones(1, 1, T, T, dtype=torch.bool, device=ids.device).tril()
+    hidden = model(ids.view(1, -1), positions, [mask] * B)                # rows one behind another
+    logits = hidden.view(B, T, -1) @ model.head.T
     logp = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[:, :, 0]
     return logp[:, n - 1:].sum(1).view(-1, 2)
 
