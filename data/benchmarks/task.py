@@ -72,7 +72,7 @@ class Task(Splits):
 
     def answer(self, model, prompts, name, temperature=0.0, n=1, seed=0):
         """Samples of each prompt (lists of ids), n in a row; made and kept in blocks of prompts
-        that begin alike, each with a seed of its own."""
+        that begin alike.  Each prompt has a seed of its own, however the blocks are cut."""
         cfg, order = self.cfg, sorted(range(len(prompts)), key=prompts.__getitem__)
         size = max(64, BLOCK * cfg.decode_batch // n)
         count = RANKS * math.ceil(len(prompts) / size / RANKS)           # as many for each rank

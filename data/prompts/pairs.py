@@ -61,7 +61,7 @@ def spread(chunks, n):
     while len(chunks) < n and any(len(chunk) > 1 for chunk in chunks):
         longest = max((chunk for chunk in chunks if len(chunk) > 1), key=packed_length)
         chunks.remove(longest)
-        chunks += [longest[:len(longest) // 2], longest[len(longest) // 2:]]
+        chunks += [half for half, in halves([longest])]
     return chunks
 
 
