@@ -262,8 +262,9 @@ def selfplay_round(cfg, task, run, name, candidates):
                           f"({opponent.ex:.1f}); base {cfg.model}")
     show_candidates(candidates)
     rng, started = random.Random(f"{cfg.seed}/play {name.rpartition('-')[2]}"), time.time()
-    pairs, rows = sample_pairs(cfg, task, run, name, opponent, rng)       # the same for every loss
-    steps = steps_of_groups(pairs, samples_of(cfg), cfg.selfplay_epochs, cfg.batch, rng)
+    examples, epochs = examples_of_round(cfg, task, run, rng)
+    pairs, rows = sample_pairs(cfg, task, run, name, opponent, examples, rng)
+    steps = steps_of_groups(pairs, samples_of(cfg), epochs, cfg.batch, rng)
     now = with_logprobs(load_model(cfg, main.folder), pairs[:SHOWN], "log-probs")
     steps, loss = objective(cfg, pairs, steps, main, rng)
     model, metrics = fit(load_model(cfg, main.folder, train=True), steps, loss, cfg.selfplay_lr,
@@ -273,16 +274,10 @@ def selfplay_round(cfg, task, run, name, candidates):
     return run.add_candidate(task, model, name, main, started, metrics)
 
 
-def sample_pairs(cfg, task, run, name, opponent, rng):
+def sample_pairs(cfg, task, run, name, opponent, examples, rng):
     """The opponent answers the prompts and execution rewards its errors (Eq. 2): a list of Pair,
     and their records.  Written to OUT/NAME/pairs.jsonl; a loss that asks the same opponent takes
     them from there."""
-    examples = list(task.train)
-    if cfg.loss != "spin" and cfg.rounds:
-        examples += run.synthetic(cfg.rounds)
-    if not examples:
-        raise DataError(f"{cfg.data} has no labelled questions to play on (--loss {cfg.loss}, "
-                        f"--rounds {cfg.rounds})")
     model, n, seed = load_model(cfg, opponent.folder), samples_of(cfg), rng.randrange(2**31)
     examples = [e for e in examples for _ in range(n)]
     golds = [task.to_sql(e) for e in examples]
@@ -347,6 +342,21 @@ def objective(cfg, pairs, steps, main, rng):
             more += steps_of(wrong, 1, cfg.batch * samples_of(cfg), rng)
         return more[:len(steps)], self_play(cfg.lam)
     return steps, self_play(cfg.lam)
+
+
+def examples_of_round(cfg, task, run, rng):
+    """(Examples to play on, passes over them): the labelled and the last round's synthetic ones, of
+    less than a pass a random part.  SPIN plays the labelled ones alone, for as many updates."""
+    labelled, made = list(task.train), run.synthetic(cfg.rounds) if cfg.rounds else []
+    examples, n = labelled + made, cfg.selfplay_epochs * len(labelled + made)
+    if cfg.loss == "spin":
+        examples = labelled
+    if not examples:
+        raise DataError(f"{cfg.data} has no labelled questions to play on (--loss {cfg.loss}, "
+                        f"--rounds {cfg.rounds})")
+    if n < len(examples):
+        examples = rng.sample(examples, math.ceil(n))
+    return examples, n / len(examples)
 
 
 def run_synthesis(cfg, task, run):
@@ -443,7 +453,8 @@ class Config:
     lam: float = option(2.0, "lambda of Eq. 3; PPO: weight of the KL term")
     games: int = option(0, "samples of each prompt; 0 = 1, of PPO 4")
     selfplay_lr: float = option(None, "peak learning rate of self-play", kind=float)
-    selfplay_epochs: float = option(1.0, "passes over the self-play pairs")
+    selfplay_epochs: float = option(1.0, "passes over self-play's pairs; of less "
+                                   "than one, so large a part is played on")
     temperature: float = option(1.0, "of the opponent's samples")
     test: int = option(1, "score test at the end of a stage; 0 = validation alone", most=1)
     # Stages eval and ask

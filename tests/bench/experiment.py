@@ -39,8 +39,8 @@ from data.report.tables import SHOWN, line_of, percent                          
 from data.report.terminal import run_command                                        # noqa: E402
 from model import join_ranks, leave_ranks, on_rank0                                 # noqa: E402
 from spft import (                                                                  # noqa: E402
-    BASE, CHOICES, Run, Task, answer_rows, best, complete, load_model, parse_config,
-    run_selfplay, run_vbift, sample_pairs, with_logprobs, write_json, write_lines)
+    BASE, CHOICES, Run, Task, answer_rows, best, complete, examples_of_round, load_model,
+    parse_config, run_selfplay, run_vbift, sample_pairs, with_logprobs, write_json, write_lines)
 from sqlexec import DataError, Verifier                                             # noqa: E402
 
 LOSSES = CHOICES["loss"]
@@ -392,7 +392,8 @@ def first_step(task, run, name):
         cfg, record = run.cfg, run.load(name)
         main, opponent = (run.load(record.metrics[key]) for key in ("main", "opponent"))
         rng = random.Random(f"{cfg.seed}/play {name.rpartition('-')[2]}")    # as selfplay_round's
-        pairs, rows = sample_pairs(cfg, task, run, name, opponent, rng)
+        examples, _ = examples_of_round(cfg, task, run, rng)
+        pairs, rows = sample_pairs(cfg, task, run, name, opponent, examples, rng)
         picked = random.Random(0).sample(range(len(pairs)), min(SHOWN, len(pairs)))
         pairs, rows = [pairs[i] for i in picked], [rows[i] for i in picked]
         model = load_model(cfg, main.folder)
