@@ -7,6 +7,7 @@ import re
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,8 +21,8 @@ sys.path.insert(0, str(ROOT / "tests/bench"))
 import experiment as bench  # noqa: E402
 import spider  # noqa: E402
 from experiment import (  # noqa: E402
-    COMPARED, LINES, LOSSES, QUOTED, SYSTEMS, by_construct, gradient_weight, holm, main,
-    mismatches, paired_gain, playing, report_text, tries)
+    COMPARED, LINES, LOSSES, QUOTED, SYSTEMS, best_tries, by_construct, gradient_weight, holm,
+    inconsistent, main, mismatches, paired_gain, playing, report_text, search_text, tries)
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +169,85 @@ def test_opponents_of_an_ablation():
     assert spft.players("spft", made)[1].name == "a"                 # afterwards as it was
 
 
+@pytest.mark.parametrize("R", [0, 1])
+def test_an_ablation_that_pushes_down_no_sample_or_all(R):
+    correct = torch.tensor([True, False])
+    with playing("weakest", 0, R):
+        assert spft.error_reward(correct).tolist() == [float(R)] * 2
+    assert spft.error_reward(correct).tolist() == [0.0, 1.0]
+
+
+def test_a_synthetic_pair_whose_round_trip_fails_is_not_played_on(experiment, monkeypatch):
+    """In as many updates: 3 of 6 labelled and 3 of 4 synthetic pairs left make 10 of 9."""
+    made = [spft.Example("zoo", f"q{i}", "SELECT 1") for i in range(4)]
+    seen, out = {}, experiment[0] / "consistent"
+
+    class Played(SimpleNamespace):
+        def synthetic(self, round):
+            return made
+
+    task = SimpleNamespace(
+        train=made + made[:2], answer=lambda model, prompts, name: prompts,
+        prompts=SimpleNamespace(sql=lambda e: e.question))
+    monkeypatch.setattr(bench, "Run", lambda cfg, task: Played(
+        cfg=cfg, out=out, of_stage=lambda stage: [Candidate("vbift-1", "-", "f", 50.0)]))
+    monkeypatch.setattr(bench, "load_model", lambda cfg, folder: folder)
+    monkeypatch.setattr(bench, "answer_rows", lambda task, examples, samples: [
+        {"correct": s != "q1"} for s in samples])
+    monkeypatch.setattr(bench, "run_selfplay", lambda cfg, task, run: seen.update(
+        epochs=cfg.selfplay_epochs, asked=[e.question for e in run.synthetic(1)]))
+    out.mkdir()
+    bench.train(spft.Config(out=str(out)), task, 0, "-x", "spft", consistent=True)
+    assert seen == {"epochs": pytest.approx(10 / 9), "asked": ["q0", "q2", "q3"]}
+
+
+def test_seeds_that_play_from_one_run_and_sets_that_are_compared_together(experiment, run,
+                                                                          tmp_path):
+    """Both seeds have the candidates of the run, and rounds of their own; the verdicts on all sets
+    count together."""
+    out, _, words = experiment
+    words = [*words[2:-1], tmp_path, "--start", out / "seed-0", "--seeds", 2,
+             "--splits", "test", "val"]
+    code, stdout, stderr = run(*words)
+    assert (code, stderr) == (0, "")
+    found = json.loads((tmp_path / "experiment.json").read_text())
+    by_system = {row["system"]: row for row in found["systems"]}
+    assert set(by_system) == set(SYSTEMS) - {"SFT + self-play"}
+    first = rows(out / "seed-0/vbift-1/test.jsonl") + rows(out / "seed-0/vbift-1/val.jsonl")
+    assert by_system["VBI-FT"]["n"] == len(first)
+    assert by_system["VBI-FT"]["by seed"] == pytest.approx(
+        [100 * sum(r["correct"] for r in first) / len(first)] * 2, abs=0.01)
+    assert set(by_system["SFT"]["splits"]) == {"test", "val"} and "### Test EX by set" in stdout
+    for seed in (0, 1):
+        record = tmp_path / f"seed-{seed}/vbift-1/candidate.json"
+        assert record.read_text() == (out / "seed-0/vbift-1/candidate.json").read_text()
+    known = (out / "seed-0/selfplay-1/pairs.jsonl").read_text()         # seed 0 takes these
+    assert (tmp_path / "seed-0/lent-selfplay-1/pairs.jsonl").read_text() == known
+    assert (tmp_path / "seed-1/selfplay-1/pairs.jsonl").read_text() != known
+    assert inconsistent(found) == []
+
+
 # ---------------------------------------------------------------------------------------------
 # Searches
 
 def test_every_loss_has_as_many_tries():
     found = tries(spft.Config(selfplay_lr=1e-4))
-    assert set(found) == set(LOSSES) and {len(settings) for settings in found.values()} == {6}
+    assert set(found) == set(LOSSES) and {len(settings) for settings in found.values()} == {8}
     for settings in found.values():
-        assert len({json.dumps(change) for change in settings}) == 6
+        assert len({json.dumps(change) for change in settings}) == 8
+
+
+def test_all_losses_take_the_passes_that_are_best_on_average():
+    def tried(loss, ex, **settings):
+        return {"loss": loss, "ex": ex, "settings": settings}
+
+    rows = [tried("spft", 50, lam=1), tried("spft", 51, lam=2),
+            tried("spft", 53, selfplay_epochs=2), tried("sft", 52, lr=1),
+            tried("sft", 50, lr=2), tried("sft", 49, selfplay_epochs=2)]
+    assert best_tries(spft.Config(), rows) == {"spft": {"lam": 2}, "sft": {"lr": 1}}
+    rows[-1]["ex"] = 51.5
+    assert best_tries(spft.Config(), rows) == {"spft": {"selfplay_epochs": 2},
+                                               "sft": {"selfplay_epochs": 2}}
 
 
 def test_a_search_is_of_seeds_from_100_on_and_goes_on(experiment, run, tmp_path, monkeypatch):
@@ -223,34 +295,55 @@ def test_every_row_that_the_readmes_quote_is_one_of_the_report(capsys):
     lambda label, ex, rest: (f"{label} twice", ex, rest)])
 @pytest.mark.parametrize("file", QUOTED)
 def test_a_wrong_figure_is_found(committed, file, change):
-    result, texts = committed
-    assert not mismatches(result, texts)
+    results, texts = committed
+    assert not mismatches(results, texts)
     row = re.search(r"^\| (VBI-FT) \| ([\d.]+) \| (.*)$", texts[file], re.M)
     other = texts[file].replace(row[0], "| {} | {} | {}".format(*change(*row.groups())))
-    wrong = mismatches(result, texts | {file: other})
+    wrong = mismatches(results, texts | {file: other})
     assert len(wrong) == 1 and wrong[0].startswith(f"{file}: no row")
 
 
 def test_a_readme_without_its_tables_is_found(committed):
-    result, texts = committed
-    wrong = mismatches(result, texts | {"README.md": "## Results\nAll is well.\n"})
+    results, texts = committed
+    wrong = mismatches(results, texts | {"README.md": "## Results\nAll is well.\n"})
     assert wrong == ["README.md: no table under ## Results"]
 
 
-@pytest.mark.parametrize("change", [{"ex": 45.5}, {"spread": 0.1}, {"gain": 9.9},
-                                    {"by seed": [50.0] * 5}])
-def test_figures_that_do_not_follow_from_the_seeds_are_found(committed, change):
-    result, texts = committed
-    row = next(row for row in result["systems"] if row["system"] == "VBI-FT")
+@pytest.mark.parametrize("file", QUOTED)
+def test_a_figure_in_prose_that_no_report_has_is_found(committed, file):
+    results, texts = committed
+    row = re.search(r"^\| VBI-FT \| ([\d.]+) .*\n", texts[file], re.M)
+    for figure, found in ((row[1], []), ("97.3", [f"{file}: no figure of the report: 97.3"])):
+        prose = texts[file].replace(row[0], row[0] + f"\nIt reaches {figure} points.\n", 1)
+        assert mismatches(results, texts | {file: prose}) == found
+
+
+@pytest.mark.parametrize("part, change", [
+    ("systems", {"ex": 45.5}), ("systems", {"spread": 77.0}), ("systems", {"high": 99.0}),
+    ("systems", {"by seed": [50.0, 51.0]}), ("comparisons", {"low": -99.0}),
+    ("comparisons", {"corrected": 0.33}), ("comparisons", {"won": [9, 9]})])
+def test_figures_that_do_not_follow_from_the_verdicts_are_found(experiment, part, change):
+    """Intervals are drawn again from what the JSON keeps of each question."""
+    result = json.loads((experiment[0] / "experiment.json").read_text())
+    assert inconsistent(result) == []
+    row = next(row for row in result[part] if row["system"] == "VBI-FT + SPIN")
     row |= change
-    assert any("VBI-FT: figures that are not its seeds'" in wrong
-               for wrong in mismatches(result, texts))
+    assert inconsistent(result) == ["experiment, VBI-FT + SPIN: figures that are not its verdicts'"]
+
+
+def test_figures_of_a_search_that_are_not_its_seeds_are_found():
+    row = {"loss": "sft", "settings": {"lam": 1}, "by seed": [40.0, 42.0], "ex": 41.0, "gain": 1.0}
+    result = {"start": [39.0, 41.0], "tries": [row], "best": {}}
+    assert inconsistent(result) == [] and "| sft | lam 1 | 41.0 | +1.0 |" in search_text(result)
+    for change in ({"ex": 42.0}, {"gain": 2.0}):
+        assert inconsistent(result | {"tries": [row | change]}) == [
+            "search, sft, lam 1: figures that are not its seeds'"]
 
 
 @pytest.fixture
 def committed():
-    return (json.loads((ROOT / "tests/bench/experiment.json").read_text()),
-            {file: (ROOT / file).read_text("utf-8") for file in QUOTED})
+    return ([json.loads(path.read_text()) for path in (ROOT / "tests/bench").glob(
+        "experiment*.json")], {file: (ROOT / file).read_text("utf-8") for file in QUOTED})
 
 
 @pytest.mark.parametrize("words, row", [
@@ -283,7 +376,7 @@ def test_a_report_has_what_its_json_has(experiment, committed):
     new = json.loads((experiment[0] / "experiment.json").read_text())
     titles = [line for line in report_text(new).splitlines() if line.startswith("###")]
     assert len(titles) == 8 and len(set(titles)) == 8
-    old = {key: committed[0][key] for key in ("seeds", "systems", "rounds", "cost")}
+    old = {key: committed[0][0][key] for key in ("seeds", "systems", "rounds", "cost")}
     assert report_text(old).count("###") < 8
 
 

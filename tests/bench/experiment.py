@@ -9,9 +9,11 @@ of seeds from 100 on.  The third trains every system with every seed, then reads
 report.md, experiment.json and report.png.  What ran is not run again: seeds may run side by side,
 and a last call over all compares them.  Other options are those of spft.py.
 
+    --start RUN                        all seeds play from the candidates of that run directory
+    --splits dev dev_syn dev_dk        compare on these, all together, instead of on test
     --table 2|3|12|14, --figure 3|4    what the paper's table or figure of that number shows, from
                                        the JSON, beside the paper's own figures
-    --check                            are the tables of the READMEs rows of that report?
+    --check                            do all figures of the READMEs follow from the JSON?
 """
 
 import argparse
@@ -26,7 +28,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 import torch                                                                        # noqa: E402
 
@@ -73,16 +76,34 @@ CONSTRUCTS = {"one table": r"^(?!.*( JOIN |\(\s*SELECT| INTERSECT | UNION | EXCE
 # ---------------------------------------------------------------------------------------------
 # Training
 
-def train(cfg, task, seed, end, loss, source=None, opponent="weakest", **change):
-    """The finished Run in OUT/seed-SEED-END.  source: the Run whose candidates it starts from."""
+def train(cfg, task, seed, end, loss, source=None, opponent="weakest", R=None, consistent=False,
+          **change):
+    """The finished Run in OUT/seed-SEED-END.  source: the Run whose candidates it starts from;
+    opponent, R: see `playing`; consistent: play on no synthetic pair whose round trip fails, in as
+    many updates."""
     own = replace(cfg, seed=seed, loss=loss, out=f"{cfg.out}/seed-{seed}{end}", **change)
     run = Run(own, task)
     if source:
         on_rank0(lambda: lend(source.out, run.out, ["base", "sft"] + [
             f"vbift-{r + 1}" for r in range(own.rounds)]))
-    with playing(opponent, f"{seed}{end}"):
+    if consistent:
+        made, kept = run.synthetic(own.rounds), consistent_pairs(task, run)
+        run.synthetic = lambda round: kept
+        own = replace(own, selfplay_epochs=own.selfplay_epochs * (len(task.train) + len(made))
+                      / (len(task.train) + len(kept)))
+    with playing(opponent, f"{seed}{end}", R):
         run_selfplay(own, task, run)
     return run
+
+
+def consistent_pairs(task, run):
+    """The last round's synthetic Examples whose question leads the best candidate to their rows."""
+    examples, path = run.synthetic(run.cfg.rounds), run.out / "consistent.jsonl"
+    if not path.exists():
+        model = load_model(run.cfg, best(run.of_stage("vbift")).folder)
+        samples = task.answer(model, [task.prompts.sql(e) for e in examples], "round trip")
+        write_lines(path, answer_rows(task, examples, samples))
+    return [e for e, row in zip(examples, read_lines(path)) if row["correct"]]
 
 
 def lend(source, target, names):
@@ -102,10 +123,10 @@ def lend(source, target, names):
 
 
 @contextmanager
-def playing(opponent, seed):
+def playing(opponent, seed, R=None):
     """Self-play against the `weakest` candidate as in the paper, main's own start (`self`) or a
-    `random` candidate."""
-    players, rng = spft.players, random.Random(seed)
+    `random` candidate; R: 0 = no sample is pushed down, 1 = all are."""
+    players, reward, rng = spft.players, spft.error_reward, random.Random(seed)
 
     def others(loss, candidates):
         main, weakest = players(loss, candidates)
@@ -113,24 +134,28 @@ def playing(opponent, seed):
         return main, {"weakest": weakest, "self": main, "random": rng.choice(rest)}[opponent]
 
     spft.players = others
+    if R is not None:
+        spft.error_reward = lambda correct: torch.full(correct.shape, float(R))
     try:
         yield
     finally:
-        spft.players = players
+        spft.players, spft.error_reward = players, reward
 
 
-def run_experiment(cfg, task, seeds, chosen):
-    """Train every system with every seed, then read test once.  chosen: {loss: settings}."""
+def run_experiment(cfg, task, seeds, chosen, start=None):
+    """Train every system with every seed, then read test once.  chosen: {loss: settings}; start:
+    the Run whose candidates all seeds play from, by default each seed makes its own."""
     runs = []
     for seed in range(cfg.seed, cfg.seed + seeds):
-        first = train(cfg, task, seed, "", "spft", **chosen.get("spft", {}))
+        first = train(cfg, task, seed, "", "spft", start, **chosen.get("spft", {}))
         runs.append({"": first})
         for loss in LOSSES:
             if loss != "spft":
                 runs[-1][f"-{loss}"] = train(cfg, task, seed, f"-{loss}", loss, first,
                                              **chosen.get(loss, {}))
-        runs[-1]["-direct"] = train(cfg, task, seed, "-direct", "spft", first, rounds=0,
-                                    **chosen.get("spft", {}))
+        if not start:
+            runs[-1]["-direct"] = train(cfg, task, seed, "-direct", "spft", first, rounds=0,
+                                        **chosen.get("spft", {}))
     write_report(cfg, task, runs)
 
 
@@ -139,17 +164,33 @@ def run_experiment(cfg, task, seeds, chosen):
 
 def tries(cfg):
     """As many settings for each loss: three rates by two lambdas, or six rates where there is no
-    lambda.  The updates are the same for all."""
+    lambda; and two rates with twice as many passes."""
     by_lam = [{"selfplay_lr": cfg.selfplay_lr * rate, "lam": cfg.lam * lam}
               for rate in (0.3, 1, 3) for lam in (0.25, 1)]
     by_rate = [{"selfplay_lr": cfg.selfplay_lr * rate} for rate in (0.1, 0.3, 1, 2, 3, 6)]
-    return {loss: by_rate if loss == "sft" else by_lam for loss in LOSSES}
+    twice = [{"selfplay_lr": cfg.selfplay_lr * rate, "selfplay_epochs": 2 * cfg.selfplay_epochs}
+             for rate in (0.3, 1)]
+    return {loss: (by_rate if loss == "sft" else by_lam) + twice for loss in LOSSES}
 
 
 def ablations(cfg):
     """Changes of self-play, one at a time."""
     return {"spft": [{}, {"opponent": "self"}, {"opponent": "random"}, {"games": 4},
+                     {"consistent": True}, {"R": 0}, {"R": 1},
                      *({"lam": cfg.lam * x} for x in (0.05, 0.25, 4))]}
+
+
+def best_tries(cfg, rows):
+    """{loss: settings}: the best on validation of each loss, all with the same number of passes,
+    that with which the losses do best on average; so the updates are the same for all."""
+    def winner(loss, epochs):
+        return max((r for r in rows if r["loss"] == loss and epochs == r["settings"].get(
+            "selfplay_epochs", cfg.selfplay_epochs)), key=lambda r: r["ex"])
+
+    losses = dict.fromkeys(r["loss"] for r in rows)
+    passes = {r["settings"].get("selfplay_epochs", cfg.selfplay_epochs) for r in rows}
+    epochs = max(sorted(passes), key=lambda n: fmean(winner(loss, n)["ex"] for loss in losses))
+    return {loss: winner(loss, epochs)["settings"] for loss in losses}
 
 
 def search(cfg, task, seeds, settings, path):
@@ -172,13 +213,17 @@ def search(cfg, task, seeds, settings, path):
             for (loss, change), by_seed in zip(
                 [(loss, c) for loss, changes in settings.items() for c in changes],
                 found.values())]
-    chosen = {loss: max((r for r in rows if r["loss"] == loss), key=lambda r: r["ex"])["settings"]
-              for loss in settings}
-    write_json(path, {"start": starts, "tries": rows, "best": chosen})
-    print(table(f"One round on validation, seeds from {100 + cfg.seed} on, from EX "
-                f"{fmean(starts):.1f}", ["loss", "settings", "EX", "gain", "by seed"],
-                [[r["loss"], said(r["settings"]), r["ex"], f"{r['gain']:+.2f}",
-                  ", ".join(f"{ex:.1f}" for ex in r["by seed"])] for r in rows]))
+    result = {"start": starts, "tries": rows, "best": best_tries(cfg, rows)}
+    write_json(path, result)
+    print(search_text(result))
+
+
+def search_text(result):
+    """The tries of a search in Markdown."""
+    return table(f"One round on validation, {len(result['start'])} seeds, from EX "
+                 f"{fmean(result['start']):.1f}", ["loss", "settings", "EX", "gain", "by seed"],
+                 [[r["loss"], said(r["settings"]), f"{r['ex']:.1f}", f"{r['gain']:+.1f}",
+                   ", ".join(f"{ex:.1f}" for ex in r["by seed"])] for r in result["tries"]])
 
 
 def said(settings):
@@ -192,30 +237,29 @@ def said(settings):
 def write_report(cfg, task, runs):
     """Score test for all candidates and compare; OUT/experiment.json, report.md and report.png."""
     scored = {system: [test_rows(task, run[end], best(run[end].of_stage(line))) for run in runs]
-              for system, (end, line, _) in SYSTEMS.items()}
-    golds = [(row["db_id"], row["gold"]) for row in scored["base"][0]]
-    correct = {system: torch.tensor([[float(r["correct"]) for r in one] for one in by_seed])
-               for system, by_seed in scored.items()}
-    compared = compare(correct, golds)
-    rows = []
-    for system, (_, _, control) in SYSTEMS.items():
-        by_seed = [percent(one) for one in scored[system]]
-        gain = next((c for c in compared if (c["system"], c["control"]) == (system, control)), {})
-        rows.append({"system": system, "ex": round(fmean(by_seed), 2),
-                     "spread": round(spread(by_seed), 2),
-                     "by seed": [round(ex, 2) for ex in by_seed], "n": len(golds),
-                     "control": control, **{k: gain[k] for k in ("gain", "low", "high") if gain},
-                     "constructs": by_construct(scored[system])})
+              for system, (end, line, _) in SYSTEMS.items() if end in runs[0]}
+    rows = scored["base"][0]
+    db_ids, golds = ({gold: i for i, gold in enumerate(dict.fromkeys(keys))} for keys in (
+        [r["db_id"] for r in rows], [(r["db_id"], r["gold"]) for r in rows]))
+    verdicts = {"of": [[db_ids[r["db_id"]], golds[r["db_id"], r["gold"]]] for r in rows],
+                "correct": {system: [bits(one) for one in by_seed]
+                            for system, by_seed in scored.items()}}
+    systems, compared = measured(verdicts)
+    for row in systems:
+        row["constructs"] = by_construct(scored[row["system"]])
+        row["splits"] = by_split(task, scored[row["system"]])
+    alone = [run[""] for run in (runs if "-direct" in runs[0] else runs[:1])]      # one VBI-FT
     settings = ("rounds", "selfplay_rounds", "selfplay_epochs", "batch")
     result = {"data": os.path.relpath(cfg.data), "seeds": len(runs),
               "settings": {name: getattr(cfg, name) for name in settings} | {
                   end or "-spft": {k: getattr(run.cfg, k) for k in ("lam", "selfplay_lr", "games")}
                   for end, run in runs[0].items()},
-              "systems": rows, "comparisons": compared, "rounds": by_round(task, runs),
-              "pairs": pairs_by_round([run[""] for run in runs]),
-              "consistency": consistency(task, [run[""] for run in runs]), "cost": costs(runs),
+              "systems": systems, "comparisons": compared, "rounds": by_round(task, runs),
+              "pairs": pairs_by_round(alone),
+              "consistency": consistency(task, alone), "cost": costs(runs),
               "log p": log_p_by_round(runs), "why": why(task, [run[""] for run in runs]),
-              "minutes": round(sum(c.seconds for run in runs for c in own_candidates(run)) / 60, 1)}
+              "minutes": round(sum(c.seconds for run in runs for c in own_candidates(run)) / 60, 1),
+              "verdicts": verdicts}
     write_json(Path(cfg.out) / "experiment.json", result)
     on_rank0(lambda: draw_report(result, Path(cfg.out) / "report.png"))
     text = report_text(result)
@@ -225,15 +269,45 @@ def write_report(cfg, task, runs):
     print(text)
 
 
+def bits(rows):
+    """Verdicts as hexadecimal digits, a bit each, from the first on."""
+    return f"{int('1' + ''.join(str(int(row['correct'])) for row in rows), 2):x}"
+
+
+def measured(verdicts):
+    """(a record of each system, one of each comparison) from the verdicts of all seeds.
+
+    verdicts: {"of": of each question its database's and its query's number, "correct": {system:
+    bits of each seed}}."""
+    correct = {system: torch.tensor([[float(bit) for bit in f"{int(one, 16):b}"[1:]]
+                                     for one in by_seed])
+               for system, by_seed in verdicts["correct"].items()}                      # (S, N)
+    compared, systems = compare(correct, [tuple(pair) for pair in verdicts["of"]]), []
+    for system, verdict in correct.items():
+        by_seed, control = (100 * verdict.double().mean(1)).tolist(), SYSTEMS[system][2]
+        gain = next((c for c in compared if (c["system"], c["control"]) == (system, control)), {})
+        systems.append({"system": system, "ex": round(fmean(by_seed), 2),
+                        "spread": round(spread(by_seed), 2),
+                        "by seed": [round(ex, 2) for ex in by_seed], "n": verdict.shape[1],
+                        "control": control,
+                        **{k: gain[k] for k in ("gain", "low", "high") if gain}})
+    return systems, compared
+
+
 def test_rows(task, run, candidate):
-    known = (run.out / candidate.name / "test.jsonl").exists()
-    model = None if known else load_model(run.cfg, candidate.folder)
-    return run.score(task, model, candidate.name, "test")
+    """A candidate's verdicts on the splits that are compared, one behind the other."""
+    rows, model = [], None
+    for split in task.compared:
+        if not model and not (run.out / candidate.name / f"{split}.jsonl").exists():
+            model = load_model(run.cfg, candidate.folder)
+        rows += run.score(task, model, candidate.name, split)
+    return rows
 
 
 def own_candidates(run):
     """The candidates of a seed, each once: {end: Run}."""
-    return run[""].everyone() + run["-direct"].of_stage("selfplay") + [
+    direct = run["-direct"].of_stage("selfplay") if "-direct" in run else []
+    return run[""].everyone() + direct + [
         c for line, end in LINES.items() if end for c in run[end].of_stage(line)]
 
 
@@ -247,7 +321,7 @@ def compare(correct, golds):
     all of them, and by seed the questions won and lost.  correct: {system: (S, N)}; golds: of the
     N questions, (database, query)."""
     found = []
-    for system, control in COMPARED:
+    for system, control in (pair for pair in COMPARED if correct.keys() >= set(pair)):
         gain, low, high, p = paired_gain(correct[system], correct[control], golds,
                                          [db for db, _ in golds])
         change = correct[system] - correct[control]
@@ -304,6 +378,15 @@ def by_construct(scored):
         if parts[0]:
             found[name] = [round(fmean(map(percent, parts)), 2), len(parts[0])]
     return found
+
+
+def by_split(task, scored):
+    """{split: EX}, mean over seeds, where there are several."""
+    sizes, found = [len(getattr(task, split)) for split in task.compared], {}
+    for split, size in zip(task.compared, sizes):
+        found[split] = round(fmean(percent(one[:size]) for one in scored), 2)
+        scored = [one[size:] for one in scored]
+    return found if len(sizes) > 1 else {}
 
 
 def by_round(task, runs):
@@ -445,11 +528,14 @@ def report_text(result):
                  f"{row['p']:.4f}", f"{row['corrected']:.4f}",
                  " ".join(f"{w}:{x}" for w, x in zip(row["won"], row["lost"]))]
                 for row in result.get("comparisons", [])]
-    names = list(systems[0].get("constructs", {}))
+    names, splits = (list(systems[0].get(key, {})) for key in ("constructs", "splits"))
     parts = [
         (f"Test EX over {result['seeds']} seeds, {systems[0]['n']} questions",
          ["system", "EX", "spread over seeds", "gain (95% interval)"],
          [[r["system"], f"{r['ex']:.1f}", f"{r['spread']:.1f}", gain_of(r)] for r in systems]),
+        ("Test EX by set", ["system", *splits],
+         [[r["system"], *(f"{r['splits'][name]:.1f}" for name in splits)]
+          for r in systems if splits]),
         ("Comparisons", ["of what", "gain (95% interval)", "p", "Holm's p",
                          "questions won:lost by seed"], compared),
         ("Test EX by construct", ["system", *(f"{name}, {systems[0]['constructs'][name][1]}"
@@ -463,7 +549,7 @@ def report_text(result):
         ("Synthetic pairs by round", ["round", "training", "y+", "y-"],
          [[name, *parts.values()] for name, parts in lines("pairs")]),
         ("Questions whose SQL is found again (validation, %)", ["who asks", "consistent"],
-         lines("consistency")),
+         [[name, f"{share:.1f}"] for name, share in lines("consistency")]),
         ("Log p before and after each round", ["round", "wrong samples, %", "gold", "wrong sample"],
          [[name, f"{r['R = 1']:.1f}", *(f"{r[f'{what} before']:.2f} to {r[f'{what} after']:.2f}"
                                         for what in ("gold", "wrong sample"))]
@@ -544,29 +630,48 @@ def shown(result, kind, number):
 QUOTED = {"README.md": "## Results", "tests/bench/README.md": "## The paper's comparisons"}
 
 
-def mismatches(result, texts):
+def mismatches(results, texts):
     """What does not agree, in words: rows of the tables under QUOTED's headings that are no row of
-    the report, and figures of the JSON that do not follow from its EX by seed.
+    a report, figures in their prose that no report has, and figures of a JSON that do not follow
+    from its verdicts.
 
-    texts: {file: its text}."""
-    ex = {row["system"]: row["by seed"] for row in result["systems"]}
-    rows = {cells(line) for line in report_text(result).splitlines()}
-    wrong = []
-    for row in result["systems"]:
-        means = [row["ex"] - fmean(row["by seed"]), row["spread"] - spread(row["by seed"])]
-        if row["control"]:
-            means.append(row["gain"] - fmean(row["by seed"]) + fmean(ex[row["control"]]))
-        if max(map(abs, means)) > 0.011:
-            wrong.append(f"experiment.json, {row['system']}: figures that are not its seeds'")
+    results: the JSON objects of experiments and searches; texts: {file: its text}."""
+    reports = "\n".join(search_text(r) if "tries" in r else report_text(r) for r in results)
+    rows, figures = {cells(line) for line in reports.splitlines()}, set(figures_of(reports))
+    wrong = [what for result in results for what in inconsistent(result)]
     for file, heading in QUOTED.items():
         section = texts[file].partition(heading + "\n")[2].partition("\n## ")[0]
         quoted = [line for table in re.findall(r"(?:^\|.*\n)+", section, re.M)
                   for line in table.splitlines()[2:]]
         wrong += [f"{file}: no row of the report: {line}" for line in quoted
                   if cells(line) not in rows]
+        prose = re.sub(r"^(\||    ).*\n", "", section, flags=re.M)
+        wrong += [f"{file}: no figure of the report: {figure}" for figure in figures_of(prose)
+                  if figure not in figures]
         if not quoted:
             wrong.append(f"{file}: no table under {heading}")
     return wrong
+
+
+def inconsistent(result):
+    """In words, what of an experiment's figures does not follow from its verdicts, or of a search's
+    from its tries."""
+    if "tries" in result:
+        start = fmean(result["start"])
+        return [f"search, {row['loss']}, {said(row['settings'])}: figures that are not its seeds'"
+                for row in result["tries"] if abs(row["ex"] - fmean(row["by seed"])) > 0.011
+                or abs(row["gain"] - fmean(row["by seed"]) + start) > 0.011]
+    if "verdicts" not in result:
+        return []
+    systems, compared = measured(result["verdicts"])
+    return [f"experiment, {row['system']}: figures that are not its verdicts'"
+            for rows, kept in ((systems, result["systems"]), (compared, result["comparisons"]))
+            for row, record in zip(rows, kept) if not row.items() <= record.items()]
+
+
+def figures_of(text):
+    """The numbers with a decimal point in a text, without their sign."""
+    return re.findall(r"\d+\.\d+", text)
 
 
 def cells(line):
@@ -574,9 +679,10 @@ def cells(line):
     return tuple(cell.strip() for cell in line.replace("**", "").strip().strip("|").split("|"))
 
 
-def check(path):
-    wrong = mismatches(lm.read_json(path), {f: (ROOT / f).read_text("utf-8") for f in QUOTED})
-    print("\n".join(wrong) or "every row quoted is a row of the report")
+def check():
+    wrong = mismatches([lm.read_json(path) for path in sorted(HERE.glob("experiment*.json"))],
+                       {file: (ROOT / file).read_text("utf-8") for file in QUOTED})
+    print("\n".join(wrong) or "every figure quoted is one of the reports")
     return 1 if wrong else 0
 
 
@@ -587,11 +693,13 @@ def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=5, help="so many, from --seed on (5)")
     parser.add_argument("--best", help="a search.json: the settings of each loss")
+    parser.add_argument("--start", help="a run directory whose candidates all seeds play from")
+    parser.add_argument("--splits", nargs="+", help="compare on these instead of on test")
     for name in ("search", "ablate", "check"):
         parser.add_argument(f"--{name}", action="store_true")
     for name in ("table", "figure"):
         parser.add_argument(f"--{name}", type=int, metavar="NUMBER")
-    parser.add_argument("--json", type=Path, default=ROOT / "tests/bench/experiment.json",
+    parser.add_argument("--json", type=Path, default=HERE / "experiment.json",
                         help="of which experiment (tests/bench/experiment.json)")
     return parser.parse_known_args(arguments)
 
@@ -601,7 +709,7 @@ def main(arguments=None):
 
     def work():
         if own.check:
-            return check(own.json)
+            return check()
         if own.table or own.figure:
             kind = "table" if own.table else "figure"
             print(shown(lm.read_json(own.json), kind, own.table or own.figure))
@@ -615,12 +723,16 @@ def main(arguments=None):
         with Verifier(workers=lm.cpus_per_rank(), timeout=cfg.timeout) as verifier:
             tokenizer = Tokenizer(BASE if cfg.model == "random" else cfg.model)
             task = Task(cfg, tokenizer, verifier)
+            task.compared = own.splits or ["test"]
+            for split in own.splits or ():
+                setattr(task, split, task.checked(split))
             if own.search or own.ablate:
                 what = "search" if own.search else "ablate"
                 settings = tries(cfg) if own.search else ablations(cfg)
                 search(cfg, task, own.seeds, settings, Path(cfg.out) / f"{what}.json")
             else:
-                run_experiment(cfg, task, own.seeds, chosen)
+                start = own.start and Run(replace(cfg, out=own.start), task)
+                run_experiment(cfg, task, own.seeds, chosen, start)
         leave_ranks()
         return 0
 
