@@ -46,9 +46,11 @@ class Table:
 
 @dataclass
 class Relation:
-    """A foreign key child.column, or two of a bridge: bridge.column_a+bridge.column_b."""
-    path: str
+    """A foreign key, or two of a bridge. ends: {"a" or "b": (table there, the other table, steps
+    from it)}; a step is (table joined, column it is joined by, own column)."""
     say: dict
+    ends: dict
+    bridge: bool
 
 
 @dataclass
@@ -62,28 +64,17 @@ class Domain:
     def __getitem__(self, name):
         return next(t for t in self.tables if t.name == name)
 
-    def ends(self, relation):
-        """(table a, table b, steps from a to b, steps from b to a); a step is (table joined,
-        column it is joined by, own column)."""
-        edges = [e.split(".") for e in relation.path.split("+")]
-        child = self[edges[0][0]]
-        targets = [self[child[c].fk] for _, c in edges]
-        (_, col), b = edges[0], targets[0]
+    def relation(self, path, say):
+        """path: child.column, or bridge.column_a+bridge.column_b."""
+        edges = [edge.split(".") for edge in path.split("+")]
+        child, targets = self[edges[0][0]], [self[self[name][col].fk] for name, col in edges]
+        down = [(name, target.key, col) for (name, col), target in zip(edges, targets)]
+        up = [(target.name, col, target.key) for (name, col), target in zip(edges, targets)]
         if len(edges) == 1:
-            return child, b, [(b.name, col, b.key)], [(child.name, b.key, col)]
-        (_, col2), a, b = edges[1], *targets
-        return (a, b, [(child.name, a.key, col), (b.name, col2, b.key)],
-                [(child.name, b.key, col2), (a.name, col, a.key)])
-
-    def side(self, relation, side):
-        """(table, the other table, steps there) as seen from end a or b."""
-        a, b, down, up = self.ends(relation)
-        return (a, b, down) if side == "a" else (b, a, up)
-
-    def sides(self, table, *sides):
-        """The (relation, side) pairs that can describe rows of the table."""
-        return [(r, s) for r in self.relations for s in sides
-                if r.say.get(s) and self.side(r, s)[0] is table]
+            ends = {"a": (child, *targets, up), "b": (*targets, child, down)}
+        else:
+            ends = {"a": (*targets, [down[0], up[1]]), "b": (*targets[::-1], [down[1], up[0]])}
+        return Relation(say, ends, len(edges) > 1)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -120,7 +111,7 @@ def read_domains(path):
             domains[-1].tables[-1].rows = [
                 [field.strip() for field in row.split(",")] for row in text.split(";")]
         else:
-            domains[-1].relations.append(Relation(words[0], attributes))
+            domains[-1].relations.append(domains[-1].relation(words[0], attributes))
     return domains
 
 

@@ -10,7 +10,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from data.pretraining.asking import Chance, Reject, Scope, listing, plural, with_articles
+from data.pretraining.asking import Chance, Reject, Selection, listing, plural, with_articles
 from data.pretraining.random_schemas import NUMBERS, Lexicon, random_database
 from data.sql import literal, quote_name as quote
 
@@ -45,25 +45,14 @@ class Step(NamedTuple):
     up: bool
 
 
-@dataclass
-class Subject:
+class Subject(Selection):
     """What a question is about: rows of a table under conditions."""
-    scope: Scope
-    where: str = ""          # SQL after WHERE, or ''
-    tail: str = ""           # the same in words after the noun, or ''
-    single: bool = False     # one row is meant (its name is given)
-    many: bool = False       # the joins may repeat a row
+    tail = ""                # the conditions in words after the noun, or ''
+    single = False           # one row is meant (its name is given)
 
     @property
     def table(self):
-        return self.scope.table()
-
-    def cols(self, columns):
-        return ", ".join(self.scope.col(c) for c in columns)
-
-    def sql(self, select, rest=""):
-        where = f" WHERE {self.where}" if self.where else ""
-        return f"SELECT {select}{self.scope.sql()}{where}" + (rest and " " + rest)
+        return self.sources[0][0]
 
 
 class Asker(Chance):
@@ -180,13 +169,13 @@ class Asker(Chance):
 # ---------------------------------------------------------------------------------------------
 # Conditions
 
-def condition(q, scope, at=0, column=None):
-    """One comparison of a column of the scope's table number `at`."""
-    table = scope.table(at)
+def condition(q, s, at=0, column=None):
+    """One comparison of a column of the subject's table number `at`."""
+    table = s.sources[at][0]
     column = column or q.pick(q.columns(table) if q.maybe(0.95)
                               else q.columns(table, "key", "link"))
     kind, name = q.kind(table, column), q.mention(table, column)
-    sql, values = scope.col(column, at), q.database.values[table, column]
+    sql, values = s.col(column, at), q.database.values[table, column]
     if q.maybe(0.012):
         negated = q.maybe(0.4)
         words = q.say("is_known" if negated else "is_null")
@@ -308,50 +297,49 @@ def paths(q, table):
                     if s.table not in (table, first.table) and s.up]
 
 
-def any_subject(q, table=None, counts=(45, 43, 12), join=0.36):
+def any_subject(q, counts, join=0.36, table=None):
     """Rows of a table, under 0, 1 or 2 conditions of its own (weights: counts) or one on a joined
     table."""
-    table = table or q.any_table()
-    scope, joins = Scope(table), paths(q, table)
-    count = q.rng.choices((0, 1, 2), counts)[0]
-    if joins and not q.simple and q.maybe(join) and counts[1]:
+    s = Subject(table or q.any_table())
+    joins, count = paths(q, s.table), q.rng.choices((0, 1, 2), counts)[0]
+    if joins and not q.simple and q.maybe(join):
         far = [p for p in joins if len(p) > 1]
-        return joined_subject(q, scope, q.rng.choice(far if far and q.maybe(0.6) else joins))
-    if not count or not q.columns(table):
-        return Subject(scope)
-    return own_subject(q, scope, 1 if q.simple else count)
-
-
-def own_subject(q, scope, count):
-    """Rows under conditions on their own columns."""
-    columns = [q.pick(q.columns(scope.table()))] + [None] * (count - 1)
-    chosen = [condition(q, scope, 0, c) for c in columns]
+        return joined_subject(q, s, q.rng.choice(far if far and q.maybe(0.6) else joins))
+    if not count or not q.columns(s.table):
+        return s
+    if count == 1 or q.simple:
+        label = q.database.labels[s.table]
+        one_condition(q, s, q.pick(q.columns(s.table)))
+        s.single = bool(label) and s.where.startswith(s.col(label) + " = ")
+        return s
+    chosen = [condition(q, s, 0, q.pick(q.columns(s.table))), condition(q, s)]
     sqls = [c.sql for c in chosen]
-    if count > 1 and (" OR " in "".join(sqls) or sqls[0].split()[0] == sqls[1].split()[0]):
+    if " OR " in "".join(sqls) or sqls[0].split()[0] == sqls[1].split()[0]:
         raise Reject
-    joint = "or" if count > 1 and q.maybe(0.28) else "and"
-    label = q.database.labels[scope.table()]
-    single = count == 1 and label and sqls[0].startswith(scope.col(label) + " = ")
-    return Subject(scope, f" {joint.upper()} ".join(sqls), tail(q, chosen, joint), bool(single))
+    joint = "or" if q.maybe(0.28) else "and"
+    s.where, s.tail = f" {joint.upper()} ".join(sqls), tail(q, chosen, joint)
+    return s
 
 
-def one_condition(q, scope):
-    """Rows under any one condition, keys included."""
-    one = condition(q, scope)
-    return Subject(scope, one.sql, tail(q, [one]))
+def one_condition(q, s, column=None):
+    """The subject's rows under one condition, on any column (keys included) where none is given."""
+    one = condition(q, s, 0, column)
+    s.where, s.tail = one.sql, tail(q, [one])
+    return s
 
 
-def joined_subject(q, scope, path):
-    """Rows under a condition on a joined table, and perhaps one of their own."""
-    one = condition(q, scope, scope.follow(path))
+def joined_subject(q, s, path):
+    """The subject's rows under a condition on a joined table, and perhaps one of their own."""
+    one = condition(q, s, s.follow(path))
     if " OR " in one.sql:
         raise Reject
     where, words = one.sql, attached(q, path, tail(q, [one]), one.clause or one.short)
     if q.maybe(0.2):
-        own = one_condition(q, scope)
-        if " OR " not in own.where:
-            where, words = f"{own.where} AND {where}", f"{own.tail} and {words}"
-    return Subject(scope, where, words, many=not all(s.up for s in path))
+        one_condition(q, s)
+        if " OR " not in s.where:
+            where, words = f"{s.where} AND {where}", f"{s.tail} and {words}"
+    s.where, s.tail, s.many = where, words, not all(step.up for step in path)
+    return s
 
 
 def attached(q, path, words, clause):
@@ -367,7 +355,7 @@ def attached(q, path, words, clause):
 
 def avoid(subject, *columns):
     """Nobody asks for the column that the question fixes."""
-    if any(f"{subject.scope.col(c)} {op}" in subject.where for c in columns for op in "=L"):
+    if any(f"{subject.col(c)} {op}" in subject.where for c in columns for op in "=L"):
         raise Reject
 
 
@@ -375,7 +363,7 @@ def avoid(subject, *columns):
 # Kinds of question over one subject
 
 def ask_select(q):
-    s = any_subject(q, counts=(28, 52, 20))
+    s = any_subject(q, (28, 52, 20))
     columns = q.shown(s.table)
     avoid(s, *columns)
     if s.single and q.maybe(0.8):
@@ -386,28 +374,28 @@ def ask_select(q):
 
 
 def ask_distinct(q):
-    s = any_subject(q, counts=(60, 34, 6))
+    s = any_subject(q, (60, 34, 6))
     columns = [q.group(s.table)] if q.maybe(0.75) else q.shown(s.table, 2)
     avoid(s, *columns)
     return q.ask("distinct", s, columns, "DISTINCT " + s.cols(columns))
 
 
 def ask_star(q):
-    return q.ask("star", any_subject(q, counts=(30, 60, 10), join=0), select="*")
+    return q.ask("star", any_subject(q, (30, 60, 10), join=0), select="*")
 
 
 def ask_count(q):
-    s, target = any_subject(q, counts=(28, 52, 20)), "*"
+    s, target = any_subject(q, (28, 52, 20)), "*"
     if s.many:
-        target = "DISTINCT " + s.scope.col(q.pick(q.columns(s.table, "key")))
+        target = "DISTINCT " + s.col(q.pick(q.columns(s.table, "key")))
     return q.ask("count", s, select=f"COUNT({target})")
 
 
 def ask_count_distinct(q):
-    s = any_subject(q, counts=(70, 27, 3), join=0.12)
+    s = any_subject(q, (70, 27, 3), join=0.12)
     column = q.group(s.table)
     avoid(s, column)
-    return q.ask("count_distinct", s, [column], f"COUNT(DISTINCT {s.scope.col(column)})")
+    return q.ask("count_distinct", s, [column], f"COUNT(DISTINCT {s.col(column)})")
 
 
 def agg(q, function, table, column):
@@ -416,7 +404,7 @@ def agg(q, function, table, column):
 
 
 def ask_aggregate(q):
-    s = any_subject(q, counts=(40, 50, 10))
+    s = any_subject(q, (40, 50, 10))
     functions = q.rng.sample(("AVG", "MAX", "MIN", "SUM"), q.rng.choices((1, 2, 3), (72, 20, 8))[0])
     column, same = q.numeric(s.table), q.maybe(0.75)
     columns = [column if same else q.numeric(s.table) for _ in functions]
@@ -427,7 +415,7 @@ def ask_aggregate(q):
     else:
         text = listing([agg(q, f, s.table, c) for f, c in zip(functions, columns)])
     alone = len(functions) == 1 and not s.tail and q.maybe(0.2)
-    select = ", ".join(f"{f}({s.scope.col(c)})" for f, c in zip(functions, columns))
+    select = ", ".join(f"{f}({s.col(c)})" for f, c in zip(functions, columns))
     return q.ask("aggregate_of" if alone else "aggregate", s, select=select, agg=text)
 
 
@@ -442,19 +430,19 @@ def direction(q, table, column):
 
 
 def ask_order(q):
-    s = any_subject(q, counts=(65, 30, 5), join=0.15)
+    s = any_subject(q, (65, 30, 5), join=0.15)
     column = q.sortable(s.table) if q.maybe(0.7) else q.pick(q.columns(s.table))
     columns = q.shown(s.table)
     avoid(s, column, *columns)
     text, suffix = direction(q, s.table, column)
-    return q.ask("order", s, columns, rest=f"ORDER BY {s.scope.col(column)}{suffix}", order=text)
+    return q.ask("order", s, columns, rest=f"ORDER BY {s.col(column)}{suffix}", order=text)
 
 
 def extreme(q, s, many=False):
     """(the subject with its superlative in words, column, the ORDER BY that puts it first)"""
     column, top = q.sortable(s.table), q.maybe(0.65)
     noun = q.database.nouns[s.table, column]
-    order = f"ORDER BY {s.scope.col(column)}{' DESC' * top}"
+    order = f"ORDER BY {s.col(column)}{' DESC' * top}"
     if noun.most and q.maybe(0.6):
         return f"{noun.most[not top]} {q.rows(s, many)}", column, order
     section = ("high" if top else "low") + "_time" * (noun.kind in TIMES)
@@ -464,7 +452,7 @@ def extreme(q, s, many=False):
 
 
 def ask_superlative(q):
-    s = any_subject(q, counts=(68, 28, 4), join=0.2)
+    s = any_subject(q, (68, 28, 4), join=0.2)
     columns, section = q.shown(s.table), "superlative"
     row, column, order = extreme(q, s)
     avoid(s, column, *columns)
@@ -474,7 +462,7 @@ def ask_superlative(q):
 
 
 def ask_top(q):
-    s = any_subject(q, counts=(80, 18, 2), join=0.1)
+    s = any_subject(q, (80, 18, 2), join=0.1)
     columns, n = q.shown(s.table, 2), q.rng.choice((2, 3, 3, 3, 4, 5, 5, 6, 8, 10, 10))
     rows, _, order = extreme(q, s, many=True)
     return q.ask("top", s, columns, rest=f"{order} LIMIT {n}", rows=rows, n=q.number(n))
@@ -485,10 +473,10 @@ def ask_top(q):
 
 def grouped(q):
     """(subject, column to group by, its SQL)"""
-    s = any_subject(q, counts=(75, 22, 3), join=0.12)
+    s = any_subject(q, (75, 22, 3), join=0.12)
     column = q.group(s.table)
     avoid(s, column)
-    return s, column, s.scope.col(column)
+    return s, column, s.col(column)
 
 
 def ordered_by_count(q, section, s, column, select, group, **slots):
@@ -509,7 +497,7 @@ def ask_group_count(q):
 def ask_group_aggregate(q):
     s, column, sql = grouped(q)
     number, function = q.numeric(s.table), q.rng.choice(("AVG", "MAX", "MIN", "SUM"))
-    name, text = s.scope.col(number), agg(q, function, s.table, number)
+    name, text = s.col(number), agg(q, function, s.table, number)
     call, draw = f"{function}({name})", q.rng.random()
     if draw < 0.1:
         text, call = q.say("number_and", agg=text), f"COUNT(*), {call}"
@@ -522,7 +510,7 @@ def ask_group_aggregate(q):
         if other == column:
             raise Reject
         text = q.say("number_different", cols=q.mention(s.table, other, True))
-        call = f"COUNT(DISTINCT {s.scope.col(other)})"
+        call = f"COUNT(DISTINCT {s.col(other)})"
     return q.ask("group_aggregate", s, [column], f"{sql}, {call}", f"GROUP BY {sql}", agg=text)
 
 
@@ -535,7 +523,7 @@ def ask_group_top(q):
         slots = dict(n=q.rng.choice((DIGITS[n], str(n))))
     elif draw < 0.26:
         number, function = q.numeric(s.table), q.rng.choice(("AVG", "SUM", "MAX"))
-        section, by = "group_top_agg", f"{function}({s.scope.col(number)})"
+        section, by = "group_top_agg", f"{function}({s.col(number)})"
         slots = dict(adj=q.say("high_agg" if down else "low_agg"),
                      agg=agg(q, function, s.table, number))
     elif draw > 0.85:
@@ -563,7 +551,7 @@ def ask_having(q):
     number, more = q.numeric(s.table), q.maybe(0.6)
     value = q.rng.choice(q.database.values[s.table, number])
     function = q.rng.choice(("AVG", "AVG", "MAX", "SUM"))
-    rest = (f"GROUP BY {sql} HAVING {function}({s.scope.col(number)}) {'>' if more else '<'} "
+    rest = (f"GROUP BY {sql} HAVING {function}({s.col(number)}) {'>' if more else '<'} "
             f"{literal(value)}")
     return q.ask("having_aggregate", s, [column], sql, rest, agg=agg(q, function, s.table, number),
                  compared=q.say("is_more" if more else "is_less", v=str(value)))
@@ -588,14 +576,14 @@ def family(q):
     """(parents joined with their children, the child table, the children in words, the parents'
     key in SQL)"""
     child, column, parent, key, role = any_edge(q)
-    s, children = Subject(Scope(parent)), children_of(q, child, parent, role)
-    s.scope.follow([(child, key, column)])
+    s, children = Subject(parent), children_of(q, child, parent, role)
+    s.follow([(child, key, column)])
     if q.maybe(0.22):
-        one = condition(q, s.scope, 1)
+        one = condition(q, s, 1)
         if " OR " in one.sql or role or q.kind(child, None) == "bridge":
             raise Reject
         s.where, children = one.sql, f"{children} {tail(q, [one])}"
-    return s, child, children, s.scope.col(key)
+    return s, child, children, s.col(key)
 
 
 def ask_join(q):
@@ -603,19 +591,20 @@ def ask_join(q):
     found = [p for t in q.tables for p in paths(q, t) if p[-1].up and q.columns(t)]
     far = [p for p in found if len(p) > 1]
     path, rest, order = q.pick(far if far and q.maybe(0.6) else found), "", ""
-    child, parent, role = path[0].start, path[-1].table, path[-1].role * (len(path) == 1)
-    scope, mine, theirs = Scope(child), q.label(child), q.label(parent)
-    at = scope.follow(path)
-    s = one_condition(q, scope) if q.maybe(0.3) else Subject(scope)
+    s, parent, role = Subject(path[0].start), path[-1].table, path[-1].role * (len(path) == 1)
+    mine, theirs = q.label(s.table), q.label(parent)
+    at = s.follow(path)
+    if q.maybe(0.3):
+        one_condition(q, s)
     name, its = role or q.mention(parent), q.mention(parent, theirs)
     other = f"{role or q.mention(parent)} {q.mention(parent, theirs)}"
     if its.startswith(name + " "):
         other = its
     if q.maybe(0.2):
-        by = q.pick(q.columns(child))
-        words, suffix = direction(q, child, by)
-        order, rest = f", {words}", f"ORDER BY {scope.col(by)}{suffix}"
-    select = f"{scope.col(mine)}, {scope.col(theirs, at)}"
+        by = q.pick(q.columns(s.table))
+        words, suffix = direction(q, s.table, by)
+        order, rest = f", {words}", f"ORDER BY {s.col(by)}{suffix}"
+    select = f"{s.col(mine)}, {s.col(theirs, at)}"
     question, query = q.ask("join", s, [mine], select, rest, other=other, its=its, parent=name)
     return question + order, query
 
@@ -623,7 +612,7 @@ def ask_join(q):
 def ask_join_count(q):
     s, _, children, key = family(q)
     label = q.label(s.table)
-    return ordered_by_count(q, "join_count", s, label, f"{s.scope.col(label)}, COUNT(*)", key,
+    return ordered_by_count(q, "join_count", s, label, f"{s.col(label)}, COUNT(*)", key,
                             children=children)
 
 
@@ -633,12 +622,12 @@ def ask_join_aggregate(q):
     number, label = q.numeric(child), q.label(s.table)
     function = q.rng.choice(("AVG", "SUM", "SUM", "MAX", "MIN"))
     slots = dict(agg=agg(q, function, child, number), children=children)
-    value = f"{function}({s.scope.col(number, 1)})"
+    value = f"{function}({s.col(number, 1)})"
     if q.maybe(0.35):
         down = q.maybe(0.75)
         return q.ask("join_top_agg", s, [label], adj=q.say("high_agg" if down else "low_agg"),
                      rest=f"GROUP BY {key} ORDER BY {value}{' DESC' * down} LIMIT 1", **slots)
-    return q.ask("join_aggregate", s, [label], f"{s.scope.col(label)}, {value}",
+    return q.ask("join_aggregate", s, [label], f"{s.col(label)}, {value}",
                  f"GROUP BY {key}", **slots)
 
 
@@ -667,7 +656,8 @@ def ask_join_having(q):
 
 def nested(q, table, where, words, counted):
     """A count or some columns of the rows that a nested query selects."""
-    s = Subject(Scope(table), where, words)
+    s = Subject(table)
+    s.where, s.tail = where, words
     if q.maybe(counted):
         return q.ask("count", s, select="COUNT(*)")
     return q.ask("select", s, q.shown(table, 2))
@@ -676,7 +666,7 @@ def nested(q, table, where, words, counted):
 def ask_compare_average(q):
     table = q.any_table()
     column = q.pick(q.columns(table, *NUMBERS, "year"))
-    inner = any_subject(q, table, counts=(70, 30, 0), join=0)
+    inner = any_subject(q, (70, 30, 0), join=0, table=table)
     more, draw = q.maybe(0.6), q.rng.random()
     function, section = "AVG", "above" if more else "below"
     if not inner.where and draw < 0.15:
@@ -693,15 +683,15 @@ def ask_compare_average(q):
 def ask_not_in(q, negated=True):
     """Parents without (or with) any child, perhaps only children of one sort."""
     child, column, parent, key, role = any_edge(q)
-    inner = any_subject(q, child, counts=(55 if negated else 0, 45, 0), join=0.15)
-    if any(inner.scope.table(at) == parent for at in range(len(inner.scope))):
+    inner = any_subject(q, (55 if negated else 0, 45, 0), 0.15, child)
+    if parent in [source[0] for source in inner.sources]:
         raise Reject
     if role:
         children = f"role as {role} in {q.rows(inner)}"
     else:
         children = q.rows(inner) if inner.where else children_of(q, child, parent, role)
     words = q.say("without" if negated else "having_some", children=children)
-    test = f"{quote(key)} {'NOT ' * negated}IN ({inner.sql(inner.scope.col(column))})"
+    test = f"{quote(key)} {'NOT ' * negated}IN ({inner.sql(inner.col(column))})"
     return nested(q, parent, test, words, 0.25)
 
 
@@ -716,9 +706,10 @@ def two_linked(q, table, path):
     if not label:
         raise Reject
     for _ in "ab":
-        scope, value = Scope(table), q.cell(other, label)
-        where = f"{scope.col(label, scope.follow(path))} = {literal(value)}"
-        yield Subject(scope, where, f"{joint} {noun} {q.say('post_name', v=q.spoken(value))}")
+        s, value = Subject(table), q.cell(other, label)
+        s.where = f"{s.col(label, s.follow(path))} = {literal(value)}"
+        s.tail = f"{joint} {noun} {q.say('post_name', v=q.spoken(value))}"
+        yield s
 
 
 def set_query(section):
@@ -731,13 +722,13 @@ def set_query(section):
             column = q.label(table)
         else:
             column = q.group(table)
-            a, b = (one_condition(q, Scope(table)) for _ in "ab")
+            a, b = (one_condition(q, Subject(table)) for _ in "ab")
             avoid(a, column)
             avoid(b, column)
         if a.where == b.where or " OR " in a.where + b.where:
             raise Reject
-        question, _ = q.ask(section, Subject(Scope(table)), [column], a=a.tail, b=b.tail)
-        return question, f" {section.upper()} ".join(s.sql(s.scope.col(column)) for s in (a, b))
+        question, _ = q.ask(section, Subject(table), [column], a=a.tail, b=b.tail)
+        return question, f" {section.upper()} ".join(s.sql(s.col(column)) for s in (a, b))
     return ask
 
 
