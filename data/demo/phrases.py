@@ -125,7 +125,7 @@ class Asker(Chance):
         self.new = False                   # has used a ~ phrase
         self.values = {(tab.name, col.name): [
             value for value, in self.rows(f"SELECT DISTINCT {col.name} FROM {tab.name}")
-            if value is not None] for tab in domain.tables for col in tab.columns}
+            if value is not None] for tab in domain.tables.values() for col in tab.columns}
 
     def rows(self, sql):
         return self.db.execute(sql).fetchall()
@@ -351,7 +351,7 @@ def related(q, tab, coming=None, own=0, depth=0, second=0):
 def any_phrase(q, join, once=False):
     """A noun phrase for any kind of question. join: over two or three tables; once: no row may
     be repeated by them."""
-    tab = q.pick(q.domain.tables)
+    tab = q.pick(q.domain.tables.values())
     if not join:
         return described(q, tab, q.rng.choice((0, 1, 1, 1, 2, 2)), alternatives=True)
     extra = q.rng.choice(({}, {}, {}, {"own": 1}, {"own": 1}, {"depth": 1}, {"depth": 1},

@@ -60,7 +60,7 @@ def ask_aggregate(q, join=False):
 
 def ask_named(q):
     """One or two columns of a row called by its name."""
-    tab = q.pick(t for t in q.domain.tables if t.label)
+    tab = q.pick(t for t in q.domain.tables.values() if t.label)
     phrase, called = one_named(q, tab)
     cols = q.rng.sample(q.others(tab), min(len(q.others(tab)), q.rng.choice((1, 1, 2))))
     if len(cols) == 1 and "ask" in cols[0].say and q.wording(0.6):
@@ -103,7 +103,7 @@ class Groups:
 
 def grouped(q, join):
     """Groups by a column of the table itself or of the one it belongs to."""
-    tab = q.pick(q.domain.tables)
+    tab = q.pick(q.domain.tables.values())
     phrase = inner = described(q, tab, q.rng.choice((0, 0, 1)) * (not join))
     if not join:
         at, col = 0, q.pick(q.groups(tab, inner.settled()))
@@ -363,7 +363,7 @@ def ask_none(q):
     phrase = q.phrase(tab)
     phrase.modify(template.replace("{}", inner.text(one=" no {}" in template)))
     if rel.bridge:
-        nested = Phrase(q.domain[link[0]])
+        nested = Phrase(q.domain.tables[link[0]])
         nested.attach(steps, inner)
     op = "IN" if form == "some_b" else "NOT IN"
     phrase.conditions.append((0, tab.key, f"{op} ({nested.sql(nested.col(link[2]))})"))
@@ -372,7 +372,7 @@ def ask_none(q):
 
 def ask_compared(q):
     """More or less than the average, than a named row, or than the extreme of a group."""
-    tab = q.pick(q.domain.tables)
+    tab = q.pick(q.domain.tables.values())
     col, up = q.measure(tab), q.maybe(0.6)
     side = "above" if up else "below"
     phrase, template = q.phrase(tab), col.say.get(side)
@@ -456,7 +456,7 @@ def ask_groups(q, parts, cols, forms=SET_FORMS):
 
 def two_parts(q):
     """Two phrases of one table and a column that sorts the rows of both into groups."""
-    parts = two_described(q, q.pick(q.domain.tables))
+    parts = two_described(q, q.pick(q.domain.tables.values()))
     settled = parts[0].settled() | parts[1].settled()
     return parts, [q.pick(q.groups(parts[0].table, settled))] * 2
 
@@ -470,7 +470,7 @@ def ask_union(q):
     """The values of two tables put together or compared, or those of two parts of one table."""
     if q.domain.union and q.maybe(0.6):
         names = [c.split(".") for c in q.pick(q.domain.union).split("+")]
-        parts = [described(q, q.domain[table], q.rng.choice((0, 1))) for table, _ in names]
+        parts = [described(q, q.domain.tables[table], q.rng.choice((0, 1))) for table, _ in names]
         cols = [part.table[name] for part, (_, name) in zip(parts, names)]
     else:
         parts, cols = two_parts(q)
