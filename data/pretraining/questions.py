@@ -7,7 +7,9 @@ import argparse
 import random
 import re
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from data.pretraining.asking import Chance, Reject, Selection, listing, plural, with_articles
@@ -107,9 +109,6 @@ class Asker(Chance):
     def number(self, n):
         return DIGITS[n] if self.maybe(0.4) else str(n)
 
-    def person(self, table):
-        return self.database.nouns[table, None].kind == "person"
-
     # Columns and values -------------------------------------------------------------------------
 
     def cell(self, table, column):
@@ -119,7 +118,7 @@ class Asker(Chance):
             self.links.append((table, column, value))
         return value
 
-    def kind(self, table, column):
+    def kind(self, table, column=None):
         return self.database.nouns[table, column].kind
 
     def columns(self, table, *kinds):
@@ -130,7 +129,7 @@ class Asker(Chance):
 
     def any_table(self):
         rich = [t for t in self.tables if self.columns(t)]
-        things = [t for t in rich if self.kind(t, None) != "bridge"]
+        things = [t for t in rich if self.kind(t) != "bridge"]
         return self.pick(things if things and self.maybe(0.9) else rich)
 
     def label(self, table):
@@ -190,13 +189,18 @@ def condition(q, s, at=0, column=None):
     return equal(q, sql, table, column, name)
 
 
+def worded(q, name, section, v, sql, post=""):
+    """A comparison in the phrasings of the section."""
+    return Condition(f"{name} {q.say('is_' + section, v=v)}",
+                     q.say("with_" + section, c=name, v=v), post, sql)
+
+
 def equal(q, sql, table, column, name):
     """Is, is not, or is one of two values."""
     value, count = q.cell(table, column), len(q.database.values[table, column])
-    spoken, kind = q.spoken(value), q.kind(table, column)
+    spoken, kind, post = q.spoken(value), q.kind(table, column), ""
     if q.maybe(0.1) and count > 2:
-        return Condition(f"{name} {q.say('is_not', v=spoken)}",
-                         q.say("with_not", c=name, v=spoken), "", f"{sql} != {literal(value)}")
+        return worded(q, name, "not", spoken, f"{sql} != {literal(value)}")
     if q.maybe(0.13) and count > 3:
         other = q.cell(table, column)
         if other == value:
@@ -204,15 +208,13 @@ def equal(q, sql, table, column, name):
         both = q.say("or", a=spoken, b=q.spoken(other))
         return Condition(f"{name} is {both}", f"{name} {both}", "",
                          f"{sql} = {literal(value)} OR {sql} = {literal(other)}")
-    post = ""
     if kind in ("city", "country") and len(q.columns(table, kind)) == 1:
         post = q.say("post_place", v=spoken)
     elif column == q.database.labels[table]:
         post = q.say("post_name", v=spoken)
     elif kind == "word" and q.maybe(0.2):
         post = q.say("post_word", v=spoken)
-    return Condition(f"{name} {q.say('is_equal', v=spoken)}",
-                     q.say("with_equal", c=name, v=spoken), post, f"{sql} = {literal(value)}")
+    return worded(q, name, "equal", spoken, f"{sql} = {literal(value)}", post)
 
 
 def flag(q, sql, table, column):
@@ -267,8 +269,7 @@ def compare(q, sql, table, column, name):
         post = ("after " if op == ">" else "before ") + v
     elif noun.kind == "year" and op == "=" and len(q.columns(table, "year", "date")) == 1:
         post = "in " + v
-    return Condition(f"{name} {q.say('is_' + section, v=v)}",
-                     q.say("with_" + section, c=name, v=v), post, f"{sql} {op} {literal(value)}")
+    return worded(q, name, section, v, f"{sql} {op} {literal(value)}", post)
 
 
 def tail(q, conditions, joint="and"):
@@ -369,7 +370,7 @@ def ask_select(q):
     if s.single and q.maybe(0.8):
         return q.ask("select_one", s, columns)
     if columns == [q.database.labels[s.table]] and q.maybe(0.3):
-        return q.ask("which_person" if q.person(s.table) else "which", s, columns)
+        return q.ask("which_person" if q.kind(s.table) == "person" else "which", s, columns)
     return q.ask("select", s, columns)
 
 
@@ -457,7 +458,7 @@ def ask_superlative(q):
     row, column, order = extreme(q, s)
     avoid(s, column, *columns)
     if columns == [q.database.labels[s.table]] and q.maybe(0.35):
-        section = "who_top" if q.person(s.table) else "which_top"
+        section = "who_top" if q.kind(s.table) == "person" else "which_top"
     return q.ask(section, s, columns, rest=f"{order} LIMIT 1", row=row)
 
 
@@ -479,19 +480,20 @@ def grouped(q):
     return s, column, s.col(column)
 
 
-def ordered_by_count(q, section, s, column, select, group, **slots):
-    """A question about counts, at times in the order of the counts."""
+def ordered_by_count(q, section, s, column, group, **slots):
+    """A question about the counts beside a column, at times in their order."""
     down, order, words = q.maybe(0.5), "", ""
     if q.maybe(0.2):
         order = " ORDER BY COUNT(*)" + " DESC" * down
         words = q.say("by_count_down" if down else "by_count_up")
-    question, sql = q.ask(section, s, [column], select, f"GROUP BY {group}{order}", **slots)
+    question, sql = q.ask(section, s, [column], f"{s.col(column)}, COUNT(*)",
+                          f"GROUP BY {group}{order}", **slots)
     return question + words, sql
 
 
 def ask_group_count(q):
     s, column, sql = grouped(q)
-    return ordered_by_count(q, "group_count", s, column, f"{sql}, COUNT(*)", sql)
+    return ordered_by_count(q, "group_count", s, column, sql)
 
 
 def ask_group_aggregate(q):
@@ -563,7 +565,7 @@ def ask_having(q):
 def children_of(q, child, parent, role):
     """What a parent has many of; behind a bridge that is what the bridge leads to."""
     others = [e for e in q.database.edges if e[0] == child and e[2] != parent]
-    if q.kind(child, None) == "bridge" and others and not role and q.maybe(0.5):
+    if q.kind(child) == "bridge" and others and not role and q.maybe(0.5):
         return q.mention(others[0][2], many=True)
     return q.mention(child, many=True) + (f" as {role}" if role else "")
 
@@ -580,7 +582,7 @@ def family(q):
     s.follow([(child, key, column)])
     if q.maybe(0.22):
         one = condition(q, s, 1)
-        if " OR " in one.sql or role or q.kind(child, None) == "bridge":
+        if " OR " in one.sql or role or q.kind(child) == "bridge":
             raise Reject
         s.where, children = one.sql, f"{children} {tail(q, [one])}"
     return s, child, children, s.col(key)
@@ -611,9 +613,7 @@ def ask_join(q):
 
 def ask_join_count(q):
     s, _, children, key = family(q)
-    label = q.label(s.table)
-    return ordered_by_count(q, "join_count", s, label, f"{s.col(label)}, COUNT(*)", key,
-                            children=children)
+    return ordered_by_count(q, "join_count", s, q.label(s.table), key, children=children)
 
 
 def ask_join_aggregate(q):
@@ -695,10 +695,6 @@ def ask_not_in(q, negated=True):
     return nested(q, parent, test, words, 0.25)
 
 
-def ask_in(q):
-    return ask_not_in(q, negated=False)
-
-
 def two_linked(q, table, path):
     """Rows of the table linked to two rows of another, each called by its name."""
     other = path[-1].table
@@ -712,24 +708,22 @@ def two_linked(q, table, path):
         yield s
 
 
-def set_query(section):
-    """A kind of question that joins two queries over the same tables by a set operator."""
-    def ask(q):
-        table = q.any_table()
-        down = [p for p in paths(q, table) if not all(s.up for s in p)]
-        if down and q.maybe(0.45):
-            a, b = two_linked(q, table, q.rng.choice(down))
-            column = q.label(table)
-        else:
-            column = q.group(table)
-            a, b = (one_condition(q, Subject(table)) for _ in "ab")
-            avoid(a, column)
-            avoid(b, column)
-        if a.where == b.where or " OR " in a.where + b.where:
-            raise Reject
-        question, _ = q.ask(section, Subject(table), [column], a=a.tail, b=b.tail)
-        return question, f" {section.upper()} ".join(s.sql(s.col(column)) for s in (a, b))
-    return ask
+def ask_set(q, operator):
+    """Two queries over the same tables, joined by a set operator."""
+    table = q.any_table()
+    down = [p for p in paths(q, table) if not all(s.up for s in p)]
+    if down and q.maybe(0.45):
+        arms, column = [*two_linked(q, table, q.rng.choice(down))], q.label(table)
+    else:
+        column = q.group(table)
+        arms = [one_condition(q, Subject(table)) for _ in "ab"]
+        for arm in arms:
+            avoid(arm, column)
+    a, b = arms
+    if a.where == b.where or " OR " in a.where + b.where:
+        raise Reject
+    question, _ = q.ask(operator.lower(), Subject(table), [column], a=a.tail, b=b.tail)
+    return question, f" {operator} ".join(arm.sql(arm.col(column)) for arm in arms)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -745,8 +739,10 @@ KINDS = {"select": (25, ask_select), "distinct": (6.5, ask_distinct), "star": (1
          "join_count": (6, ask_join_count), "join_aggregate": (4, ask_join_aggregate),
          "join_top": (7, ask_join_top), "join_having": (6, ask_join_having),
          "compare_average": (4, ask_compare_average), "not_in": (5, ask_not_in),
-         "in": (1.2, ask_in), "intersect": (7, set_query("intersect")),
-         "except": (7, set_query("except")), "union": (2, set_query("union"))}
+         "in": (1.2, partial(ask_not_in, negated=False)),
+         "intersect": (7, partial(ask_set, operator="INTERSECT")),
+         "except": (7, partial(ask_set, operator="EXCEPT")),
+         "union": (2, partial(ask_set, operator="UNION"))}
 SHARES = {kind: share for kind, (share, _) in KINDS.items()}
 SIMPLE = {"select": 40, "count": 25, "aggregate": 15, "order": 10, "superlative": 10}
 
@@ -794,18 +790,6 @@ def random_pairs(rng, lexicon, database, n, simple=0.0):
 # ---------------------------------------------------------------------------------------------
 # Looking and checking
 
-def check(seed, count, lexicon):
-    """Run the queries of `count` random databases; (queries, with rows) or raise on an error."""
-    rng, filled = random.Random(seed), []
-    for _ in range(count):
-        database = random_database(rng, lexicon)
-        connection = fill(database, rng)
-        filled += [bool(connection.execute(pair.query).fetchall())
-                   for pair in random_pairs(rng, lexicon, database, 6)]
-        connection.close()
-    return len(filled), sum(filled)
-
-
 def fill(database, rng, rows=12):
     """The database in SQLite's memory, rows drawn from the sample values; keys have each once."""
     connection = sqlite3.connect(":memory:")
@@ -837,8 +821,13 @@ def main():
         for pair in random_pairs(rng, lexicon, database, min(4, args.show - i)):
             print(f"  [{pair.kind}] {pair.question}\n      {pair.query}")
     if args.check:
-        total, filled = check(args.seed, args.check, lexicon)
-        print(f"{total} queries ran, {filled / total:.1%} with rows")
+        rng, filled = random.Random(args.seed), []
+        for _ in range(args.check):
+            database = random_database(rng, lexicon)
+            with closing(fill(database, rng)) as connection:
+                filled += [bool(connection.execute(pair.query).fetchall())
+                           for pair in random_pairs(rng, lexicon, database, 6)]
+        print(f"{len(filled)} queries ran, {sum(filled) / len(filled):.1%} with rows")
 
 
 if __name__ == "__main__":
