@@ -7,6 +7,7 @@ of the phrasings is held out: Lexicon(heldout=True) draws only those, for measur
 
 import re
 import zlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,13 +21,12 @@ RUDE = re.compile(r"f[ou]+c|fuk|fag|shi?t|cun|cum|coc?k|dic?k|nig|rap|sex|tit|pi
 TYPES = {"year": "number", "date": "time", "datetime": "time", "clock": "time",
          "flag": "text", "bit": "boolean"}
 NUMBERS = ("small", "count", "mid", "big", "money", "rate", "float")
-ABBREVIATED = {"number": ("num", "no", "nbr"), "department": ("dept",), "address": ("addr",),
-               "average": ("avg",), "quantity": ("qty",), "amount": ("amt",), "maximum": ("max",),
-               "description": ("desc", "descr"), "account": ("acct", "acc"), "type": ("typ",),
-               "minimum": ("min",), "first": ("f",), "last": ("l",), "organization": ("org",),
-               "position": ("pos",), "percent": ("pct",), "reference": ("ref",), "code": ("cd",),
-               "telephone": ("tel",), "category": ("cat",), "manager": ("mgr",), "year": ("yr",),
-               "employee": ("emp",), "customer": ("cust",), "product": ("prod",)}
+ABBREVIATED = {name: short for name, *short in map(str.split, """
+    number num no nbr, department dept, address addr, average avg, quantity qty, amount amt,
+    maximum max, minimum min, description desc descr, account acct acc, type typ, first f, last l,
+    organization org, position pos, percent pct, reference ref, code cd, telephone tel,
+    category cat, manager mgr, year yr, employee emp, customer cust, product prod
+    """.split(","))}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -50,9 +50,8 @@ class Noun:
 def read_noun(line):
     """'age | small | years of age | oldest, youngest | older, younger'"""
     name, kind, *rest = [part.strip() for part in line.split("|")]
-    lists = [tuple(w.strip() for w in part.split(",") if w.strip()) for part in rest]
-    synonyms, most, more = (lists + [()] * 3)[:3]
-    return Noun((name, *synonyms), kind, most, more)
+    synonyms, *ends = [tuple(filter(None, map(str.strip, part.split(",")))) for part in rest] or [()]
+    return Noun((name, *synonyms), kind, *ends)
 
 
 class Lexicon:
@@ -63,9 +62,11 @@ class Lexicon:
     def __init__(self, heldout, folder=None, phrasings=None):
         sections = read_sections(Path(folder or Path(__file__).parent) / "words.txt")
         self.heldout = heldout
-        fresh = heldout if phrasings is None else phrasings
-        self.phrases = {name[7:]: self._marked(lines, fresh) for name, lines in sections.items()
-                        if name.startswith("phrase ")}
+        fresh, self.phrases = heldout if phrasings is None else phrasings, {}
+        for name in sections:
+            if name.startswith("phrase "):      # ~ marks those held out
+                chosen = [line for line in sections[name] if line.startswith("~") == fresh]
+                self.phrases[name[7:]] = [line.lstrip("~ ") for line in chosen or sections[name]]
         self.entities, self.attributes, self.heads = (
             [read_noun(line) for line in sections[s]] for s in ("entity", "attribute", "head"))
         # words that the phrasings or the typical names use are seen in training in any case
@@ -88,12 +89,6 @@ class Lexicon:
     def _mine(self, word):
         held = [part in self.held for part in word.lower().split("_")]
         return all(held) if self.heldout else not any(held)
-
-    @staticmethod
-    def _marked(lines, fresh):
-        """Phrasings to use: those marked with ~ (held out) or those without the mark."""
-        chosen = [line for line in lines if line.startswith("~") == fresh]
-        return [line.lstrip("~ ") for line in chosen or lines]
 
     def say(self, rng, section, slots):
         """A phrasing of the section: <a|b> is a choice, {x} a slot or else another section."""
@@ -131,12 +126,6 @@ class Lexicon:
             return self.invent(rng) + " " + rng.choice(noun)
         return rng.choice(noun) + " " + rng.choice("bcdkxz123457")
 
-    def value(self, rng, kind):
-        """One cell value of the kind: str, int or float."""
-        if kind in ("first", "last", "country", "brand"):
-            return rng.choice(self.words[kind])
-        return VALUES[kind](self, rng)
-
 
 # ---------------------------------------------------------------------------------------------
 # Values
@@ -155,12 +144,6 @@ def title(lexicon, rng):
     return text if rng.random() < 0.85 else text.lower()
 
 
-def word(lexicon, rng):
-    pool = rng.choice(("noun", "noun", "adjective", "brand", None))
-    text = rng.choice(lexicon.words[pool]) if pool else lexicon.invent(rng)
-    return rng.choice((str.capitalize, str.capitalize, str.capitalize, str.lower, str.upper))(text)
-
-
 def person(lexicon, rng):
     last = rng.choice(lexicon.words["last"])
     if rng.random() < 0.25:
@@ -173,17 +156,18 @@ def person(lexicon, rng):
     return f"{first} {last}"
 
 
-def city(lexicon, rng):
-    known = rng.random() < 0.75
-    return rng.choice(lexicon.words["city"]) if known else lexicon.invent(rng).capitalize()
-
-
 def code(lexicon, rng):
     letters = "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(rng.choice((1, 2, 3))))
     digits = str(rng.randrange(10 ** rng.choice((2, 3, 4))))
     if rng.random() < 0.1:
         return digits
     return rng.choice((letters, letters + digits, f"{letters}-{digits}", letters + letters[:1]))
+
+
+def word(lexicon, rng):
+    pool = rng.choice(("noun", "noun", "adjective", "brand", None))
+    text = rng.choice(lexicon.words[pool]) if pool else lexicon.invent(rng)
+    return rng.choice((str.capitalize, str.capitalize, str.capitalize, str.lower, str.upper))(text)
 
 
 def date(lexicon, rng):
@@ -194,9 +178,11 @@ def clock(lexicon, rng):
     return f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}"
 
 
+# kind: a cell value; other kinds are sections of words
 VALUES = {
-    "title": title, "word": word, "person": person, "city": city, "code": code, "date": date,
-    "clock": clock,
+    "title": title, "word": word, "person": person, "code": code, "date": date, "clock": clock,
+    "city": lambda x, rng: (rng.choice(x.words["city"]) if rng.random() < 0.75
+                            else x.invent(rng).capitalize()),
     "email": lambda x, rng: f"{rng.choice(x.words['first']).lower()}@{x.invent(rng)}.com",
     "datetime": lambda x, rng: f"{date(x, rng)} {clock(x, rng)}:{rng.randint(0, 59):02}",
     "year": lambda x, rng: rng.randint(1900, 2024),
@@ -301,8 +287,9 @@ class Draft:
     def samples(self, kind):
         if kind in PAIRS:
             return list(self.rng.choice(PAIRS[kind]))
-        draws = [self.lexicon.value(self.rng, kind) for _ in range(self.rng.randint(4, 8))]
-        return list(dict.fromkeys(draws))
+        value = VALUES.get(kind, lambda lexicon, rng: rng.choice(lexicon.words[kind]))
+        count = self.rng.randint(4, 8)
+        return list(dict.fromkeys(value(self.lexicon, self.rng) for _ in range(count)))
 
     def column(self, table, noun, values=None, primary=False, phrase=None, spelled=None):
         """Add a column if its name is still free in the table; the spelled name or None."""
@@ -406,20 +393,16 @@ def add_table(draft, links=()):
 
 def distinct_nouns(nouns):
     """Drop other readings that would also fit another name; add unambiguous short ones."""
-    seen, parts, result = {}, {}, {}
-    for noun in nouns.values():
-        for form in dict.fromkeys(noun.forms):
-            seen[form] = seen.get(form, 0) + 1
-        for part in set(noun.forms[0].split()):
-            parts[part] = parts.get(part, 0) + 1
+    seen = Counter(form for noun in nouns.values() for form in set(noun.forms))
+    parts = Counter(part for noun in nouns.values() for part in set(noun.forms[0].split()))
+    result = {}
     for (table, column), noun in nouns.items():
         own = column is not None and noun.kind in ("key", "person", "title", "word", "link")
         keep = [f for f in noun.forms[1:] if seen[f] == 1 or own]
         last = noun.forms[0].split()[-1]
         if noun.kind not in ("key", "link") and parts[last] == 1 and len(last) > 2:
             keep.append(last)
-        forms = tuple(dict.fromkeys([noun.forms[0], *keep]))
-        result[table, column] = replace(noun, forms=forms)
+        result[table, column] = replace(noun, forms=tuple(dict.fromkeys([noun.forms[0], *keep])))
     return result
 
 
