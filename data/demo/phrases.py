@@ -72,18 +72,13 @@ class Phrase(Selection):
 
     def link(self, previous, following):
         """The joint between two descriptions, '' where English needs none."""
-        previous, following = spoken(previous), spoken(following)
-        relative = [p.startswith(RELATIVE) for p in (previous, following)]
-        if self.joint == "OR":
-            if relative[0] != relative[1]:
-                raise Reject
-            return "or"
-        if relative == [True, False]:
+        first, second = spoken(previous), spoken(following)
+        relative = [text.startswith(RELATIVE) for text in (first, second)]
+        if relative == [True, False] or self.joint == "OR" and relative == [False, True]:
             raise Reject                   # "players who play for X from Peru"
-        if previous.startswith("with "):
-            return "and"
-        return "" if relative == [False, True] or following.startswith(("with ", *PREPOSITIONS)) \
-            else "and"
+        bare = relative == [False, True] or second.startswith(("with ", *PREPOSITIONS))
+        return "" if bare and self.joint == "AND" and not first.startswith("with ") \
+            else self.joint.lower()
 
     def sentence(self):
         """'books were written by X and have more than 300 pages', or '' where the words give no

@@ -224,14 +224,12 @@ def flag(q, sql, table, column):
     yes = value == max(values, key=lambda v: str(v).lower())
     if isinstance(value, str):                     # a linker offers the column's whole list
         q.links += [(table, column, v) for v in values]
-    word = noun.forms[0].removeprefix("is ").removeprefix("has ")
+    has, word = noun.forms[0].startswith("has "), re.sub("^is |^has ", "", noun.forms[0])
     if noun.kind == "sex":
         word, yes = "male" if yes else "female", True
-    section, clause = "post_flag" if yes else "post_no_flag", "is " + "not " * (not yes) + word
-    if noun.forms[0].startswith("has "):
-        section = section.replace("flag", "has")
-        clause = ("has a " if yes else "has no ") + word
-    return Condition("", clause, q.say(section, c=word), f"{sql} = {literal(value)}")
+    section = f"post_{'' if yes else 'no_'}{'has' if has else 'flag'}"
+    verb = ("has a" if yes else "has no") if has else "is" if yes else "is not"
+    return Condition("", f"{verb} {word}", q.say(section, c=word), f"{sql} = {literal(value)}")
 
 
 def like(q, sql, table, column, name):
@@ -298,14 +296,19 @@ def paths(q, table):
                     if s.table not in (table, first.table) and s.up]
 
 
+def pick_path(q, found):
+    """One of the paths, rather a long one."""
+    far = [path for path in found if len(path) > 1]
+    return q.pick(far if far and q.maybe(0.6) else found)
+
+
 def any_subject(q, counts, join=0.36, table=None):
     """Rows of a table, under 0, 1 or 2 conditions of its own (weights: counts) or one on a joined
     table."""
     s = Subject(table or q.any_table())
     joins, count = paths(q, s.table), q.rng.choices((0, 1, 2), counts)[0]
     if joins and not q.simple and q.maybe(join):
-        far = [p for p in joins if len(p) > 1]
-        return joined_subject(q, s, q.rng.choice(far if far and q.maybe(0.6) else joins))
+        return joined_subject(q, s, pick_path(q, joins))
     if not count or not q.columns(s.table):
         return s
     if count == 1 or q.simple:
@@ -393,10 +396,8 @@ def ask_count(q):
 
 
 def ask_count_distinct(q):
-    s = any_subject(q, (70, 27, 3), join=0.12)
-    column = q.group(s.table)
-    avoid(s, column)
-    return q.ask("count_distinct", s, [column], f"COUNT(DISTINCT {s.col(column)})")
+    s, column, sql = grouped(q, (70, 27, 3))
+    return q.ask("count_distinct", s, [column], f"COUNT(DISTINCT {sql})")
 
 
 def agg(q, function, table, column):
@@ -420,14 +421,16 @@ def ask_aggregate(q):
     return q.ask("aggregate_of" if alone else "aggregate", s, select=select, agg=text)
 
 
-def direction(q, table, column):
-    """'in descending order' or, where people say so, 'from oldest to youngest'."""
-    down, most = q.maybe(0.5), q.database.nouns[table, column].most
+def ordered(q, s, column):
+    """(words, ORDER BY): 'in descending order' or, where people say so, 'from oldest to
+    youngest'."""
+    down, most = q.maybe(0.5), q.database.nouns[s.table, column].most
+    sql = f"ORDER BY {s.col(column)}{' DESC' * down}"
     if most and q.maybe(0.3):
         first, last = most if down else most[::-1]
-        return q.say("order_most", first=first, last=last), " DESC" * down
+        return q.say("order_most", first=first, last=last), sql
     section = "order_down" if down else "order_plain" if q.maybe(0.35) else "order_up"
-    return q.say(section, col=q.mention(table, column)), " DESC" * down
+    return q.say(section, col=q.mention(s.table, column)), sql
 
 
 def ask_order(q):
@@ -435,8 +438,8 @@ def ask_order(q):
     column = q.sortable(s.table) if q.maybe(0.7) else q.pick(q.columns(s.table))
     columns = q.shown(s.table)
     avoid(s, column, *columns)
-    text, suffix = direction(q, s.table, column)
-    return q.ask("order", s, columns, rest=f"ORDER BY {s.col(column)}{suffix}", order=text)
+    words, sql = ordered(q, s, column)
+    return q.ask("order", s, columns, rest=sql, order=words)
 
 
 def extreme(q, s, many=False):
@@ -472,9 +475,9 @@ def ask_top(q):
 # ---------------------------------------------------------------------------------------------
 # Groups
 
-def grouped(q):
-    """(subject, column to group by, its SQL)"""
-    s = any_subject(q, (75, 22, 3), join=0.12)
+def grouped(q, counts=(75, 22, 3)):
+    """(subject, column with repeated values, its SQL)"""
+    s = any_subject(q, counts, join=0.12)
     column = q.group(s.table)
     avoid(s, column)
     return s, column, s.col(column)
@@ -590,9 +593,7 @@ def family(q):
 
 def ask_join(q):
     """Columns of a table and of one it refers to, perhaps over a bridge between them."""
-    found = [p for t in q.tables for p in paths(q, t) if p[-1].up and q.columns(t)]
-    far = [p for p in found if len(p) > 1]
-    path, rest, order = q.pick(far if far and q.maybe(0.6) else found), "", ""
+    path = pick_path(q, [p for t in q.tables for p in paths(q, t) if p[-1].up and q.columns(t)])
     s, parent, role = Subject(path[0].start), path[-1].table, path[-1].role * (len(path) == 1)
     mine, theirs = q.label(s.table), q.label(parent)
     at = s.follow(path)
@@ -602,13 +603,10 @@ def ask_join(q):
     other = f"{role or q.mention(parent)} {q.mention(parent, theirs)}"
     if its.startswith(name + " "):
         other = its
-    if q.maybe(0.2):
-        by = q.pick(q.columns(s.table))
-        words, suffix = direction(q, s.table, by)
-        order, rest = f", {words}", f"ORDER BY {s.col(by)}{suffix}"
-    select = f"{s.col(mine)}, {s.col(theirs, at)}"
-    question, query = q.ask("join", s, [mine], select, rest, other=other, its=its, parent=name)
-    return question + order, query
+    order, rest = ordered(q, s, q.pick(q.columns(s.table))) if q.maybe(0.2) else ("", "")
+    question, query = q.ask("join", s, [mine], f"{s.col(mine)}, {s.col(theirs, at)}", rest,
+                            other=other, its=its, parent=name)
+    return question + (order and f", {order}"), query
 
 
 def ask_join_count(q):
