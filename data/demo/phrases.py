@@ -6,7 +6,7 @@ from copy import copy
 from pathlib import Path
 
 from data.pretraining import asking
-from data.pretraining.asking import Chance, Reject, Selection, listing, read_sections
+from data.pretraining.asking import Chance, Selection, listing, read_sections, reject_if
 from data.sql import literal
 
 NEW_IN_TEST = 0.15           # how often a ~ phrase is taken where there is one
@@ -64,18 +64,17 @@ class Phrase(Selection):
         words = [first, *self.before, self.noun if one else plural(self.noun)]
         for i, after in enumerate(self.after):
             words += [self.link(self.after[i - 1], after) if i else "", spoken(after, one)]
-        if self.after and last and not last.startswith("with "):
-            raise Reject
-        if last and any(f" {w}" in f" {a}" for a in self.after for w in ("with ", *RELATIVE)):
-            raise Reject                   # "players who are from Peru with the most goals"
+        if last and self.after:            # "players who are from Peru with the most goals"
+            clause = rf"\b({'|'.join(['with ', *RELATIVE])})"
+            reject_if(not last.startswith("with ") or re.search(clause, " ".join(self.after)))
         return " ".join(w for w in [*words, spoken(last, one)] if w)
 
     def link(self, previous, following):
         """The joint between two descriptions, '' where English needs none."""
         first, second = spoken(previous), spoken(following)
         relative = [text.startswith(RELATIVE) for text in (first, second)]
-        if relative == [True, False] or self.joint == "OR" and relative == [False, True]:
-            raise Reject                   # "players who play for X from Peru"
+        # "players who play for X from Peru"
+        reject_if(relative == [True, False] or self.joint == "OR" and relative == [False, True])
         bare = relative == [False, True] or second.startswith(("with ", *PREPOSITIONS))
         return "" if bare and self.joint == "AND" and not first.startswith("with ") \
             else self.joint.lower()
@@ -164,7 +163,7 @@ class Asker(Chance):
     def list_of(self, phrase, cols):
         """'What are the titles of ...', or 'Which books were written by X?' about names."""
         sentence = phrase.sentence()
-        if sentence and [c.name for c in cols] == [phrase.table.label] and self.wording(0.5):
+        if sentence and cols == self.label(phrase.table) and self.wording(0.5):
             return f"Which {sentence}?"
         return self.phrasing("list").format(cols=self.nouns(*cols), rows=self.all(phrase))
 
@@ -256,8 +255,7 @@ def compared(q, col, tab):
     noun, number = q.noun(col), col.kind == "number"
     low, high = sorted((q.threshold(tab, col), q.threshold(tab, col)))
     form = q.rng.choice(("gt", "gt", "gt", "lt", "lt", "lt", "mid", "eq", "ge"))
-    if number and low < 2:
-        raise Reject                   # "fewer than 0", "more than 1 goals"
+    reject_if(number and low < 2)  # "fewer than 0", "more than 1 goals"
     whose = f"* whose {noun} {is_are(noun)}"
     if form == "eq" and "eq" in col.say:
         low, words, op = q.pick(q.values[tab.name, col.name]), [col.say["eq"]], "= {}"
@@ -273,12 +271,12 @@ def compared(q, col, tab):
     return q.say(*words).format(low, high), op.format(literal(low), literal(high))
 
 
-def described(q, tab, conditions, alternatives=False):
+def described(q, tab, conditions):
     """A phrase with so many conditions on its own columns, each of which matters."""
     phrase = q.phrase(tab)
     for _ in range(conditions):
         add_condition(q, phrase)
-    if alternatives and len(phrase.conditions) == len(phrase.after) == 2 and q.maybe(0.25):
+    if len(phrase.conditions) == len(phrase.after) == 2 and q.maybe(0.25):
         phrase.joint = "OR"
     return checked(q, phrase)
 
@@ -286,8 +284,7 @@ def described(q, tab, conditions, alternatives=False):
 def checked(q, phrase):
     """The phrase if it has rows and none of its conditions is idle."""
     every = phrase.conditions
-    if len(every) > 1 and any(" OR " in op for *_, op in every):
-        raise Reject                   # would need brackets
+    reject_if(len(every) > 1 and any(" OR " in op for *_, op in every))  # would need brackets
 
     def counts(conditions):
         part = copy(phrase)
@@ -296,8 +293,7 @@ def checked(q, phrase):
         return q.rows(part.sql(f"COUNT(DISTINCT {key}), COUNT(*)"))[0]
 
     full = counts(every)
-    if not full[0] or full in [counts(every[:i] + every[i + 1:]) for i in range(len(every))]:
-        raise Reject
+    reject_if(not full[0] or full in [counts(every[:i] + every[i + 1:]) for i in range(len(every))])
     return phrase
 
 
@@ -311,9 +307,9 @@ def one_named(q, tab):
     return phrase, tab.named.format(value)
 
 
-def relate(q, phrase, relation, side, depth):
+def relate(q, phrase, relation, side, depth=False):
     """Describe the phrase's rows through a relation: by a row's name, by rows with a condition,
-    or (depth 1) by rows related to others in turn. A parent with one named child is left to
+    or (depth) by rows related to others in turn. A parent with one named child is left to
     `ask_who`, which speaks of it in the singular."""
     _, other, steps = relation.ends[side]
     if other.label and (side == "a" or relation.bridge) and q.maybe(0.6):
@@ -326,32 +322,30 @@ def relate(q, phrase, relation, side, depth):
     phrase.many |= inner.many or side == "b" or relation.bridge
 
 
-def related(q, tab, coming=None, own=0, depth=0, second=0):
-    """Rows described through a relation other than the one we come by, with own conditions;
-    depth 1: its inner rows are related in turn; second: and through another relation."""
+def related(q, tab, coming=None, extra=""):
+    """Rows described through a relation other than the one we come by. extra: and by an own
+    condition; through the same relation, by rows related in turn (depth); or through another
+    relation (second)."""
     def other(than, *sides):
         return q.pick((r, s) for r in q.domain.relations for s in sides
                       if r is not than and r.say.get(s) and r.ends[s][0] is tab)
 
-    phrase = described(q, tab, own)
+    phrase = described(q, tab, int(extra == "own"))
     relation, side = other(coming, "a", "b")
-    relate(q, phrase, relation, side, depth)
-    if second:
-        relate(q, phrase, *other(relation, "a"), 0)
-    if len(phrase.sources) > 3:
-        raise Reject
+    relate(q, phrase, relation, side, extra == "depth")
+    if extra == "second":
+        relate(q, phrase, *other(relation, "a"))
+    reject_if(len(phrase.sources) > 3)
     return checked(q, phrase)
 
 
 def any_phrase(q, join, once=False):
-    """A noun phrase for any kind of question. join: over two or three tables; once: no row may
-    be repeated by them."""
+    """A noun phrase for any kind of question. join: over two or three tables; once: not if that
+    may repeat a row."""
     tab = q.pick(q.domain.tables.values())
     if not join:
-        return described(q, tab, q.rng.choice((0, 1, 1, 1, 2, 2)), alternatives=True)
-    extra = q.rng.choice(({}, {}, {}, {"own": 1}, {"own": 1}, {"depth": 1}, {"depth": 1},
-                          {"second": 1}, {"second": 1}))
-    phrase = related(q, tab, **extra)
-    if once and phrase.many:
-        raise Reject
+        return described(q, tab, q.rng.choice((0, 1, 1, 1, 2, 2)))
+    phrase = related(q, tab, extra=q.rng.choice(
+        ("", "", "", "own", "own", "depth", "depth", "second", "second")))
+    reject_if(once and phrase.many)
     return phrase

@@ -12,7 +12,7 @@ from functools import partial
 
 from data.demo.phrases import (PHRASINGS, Phrase, any_phrase, article_fits, checked, described,
                                is_are, one_named, plural)
-from data.pretraining.asking import Reject, listing, with_articles
+from data.pretraining.asking import Reject, listing, reject_if, with_articles
 from data.sql import literal
 
 LIMITS = ((">", "more than", 2), (">", "more than", 3), (">", "more than", 5),
@@ -32,8 +32,8 @@ def aggregate(q, tab, besides=()):
 def ask_list(q, join=False):
     phrase = any_phrase(q, join)
     cols = q.shown(phrase)
-    if phrase.many and cols[0].name != phrase.table.label:
-        raise Reject                       # DISTINCT would merge different rows
+    # DISTINCT would merge different rows
+    reject_if(phrase.many and cols[0].name != phrase.table.label)
     return q.list_of(phrase, cols), phrase.select(*cols)
 
 
@@ -158,8 +158,7 @@ def ask_having(q, join=False):
         slots = dict(limit=q.threshold(g.table, col), what=q.noun(col))
         having, template = f"{g.value('AVG', col)} > {slots['limit']}", "having average"
     sql = g.query(rest=f" HAVING {having}")
-    if len(q.rows(sql)) == len(q.rows(g.query())):
-        raise Reject
+    reject_if(len(q.rows(sql)) == len(q.rows(g.query())))
     return q.phrasing(template).format(**slots, **g.slots), sql
 
 
@@ -168,8 +167,7 @@ def ask_having(q, join=False):
 
 def superlative(q, col, side):
     """'longest *', '* with the lowest fare'."""
-    if side == "lo" and col.null:
-        raise Reject                       # NULL would come first
+    reject_if(side == "lo" and col.null)  # NULL would come first
     ends = ("highest", "lowest") if col.kind == "number" else ("latest", "earliest")
     return q.say(col.say.get(side), f"* with the {ends[side == 'lo']} {q.noun(col)}")
 
@@ -181,20 +179,18 @@ def order_by(phrase, col, down, at=0):
 def ask_top(q, join=False):
     """The row, or the first few, by a number or date."""
     phrase = any_phrase(q, join, once=True)
-    if phrase.joint == "OR":
-        raise Reject
+    reject_if(phrase.joint == "OR")
     col = q.measure(phrase.table, phrase.settled())
     side, k = q.rng.choice(("hi", "hi", "lo")), q.rng.choice((1, 1, 1, 1, 2, 3, 3, 5))
     template = superlative(q, col, side)
     cols = [c for c in q.shown(phrase) if c is not col]
-    if not cols:
-        raise Reject
+    reject_if(not cols)
     sql = phrase.select(*cols, rest=order_by(phrase, col, side == "hi") + f" LIMIT {k}")
     if k > 1:
         words = phrase.text(superlative=f"{k} {template}")
         return q.phrasing("list").format(cols=q.nouns(*cols), rows=f"the {words}"), sql
     row = f"the {phrase.text(one=True, superlative=template)}"
-    if [c.name for c in cols] == [phrase.table.label] and q.wording(0.5):
+    if cols == q.label(phrase.table) and q.wording(0.5):
         return q.phrasing("top person" if phrase.table.person else "top").format(row=row), sql
     return q.one_of([q.noun(c) for c in cols], row), sql
 
@@ -274,8 +270,8 @@ def with_children(q, need, condition):
     phrase, inner = q.phrase(parent), described(q, child, int(q.maybe(condition)))
     phrase.attach(steps, inner)
     words = q.say(rel.say[need])
-    if inner.conditions and "#" not in words:
-        raise Reject                       # these words leave no place for the condition
+    # these words leave no place for the condition
+    reject_if(inner.conditions and "#" not in words)
     return rel, phrase, inner, words.replace("#", inner.text())
 
 
@@ -294,8 +290,7 @@ def ask_count_per(q):
         return words.format(parent.named.format(name)) + "?", phrase.sql(value)
     words = words.format(f"each {phrase.noun}") + "?"
     if form == "aggregate":
-        if not rel.say.get("a"):
-            raise Reject
+        reject_if(not rel.say.get("a"))
         what, function, col = aggregate(q, inner.table)
         inner.modify(q.say(rel.say["a"]).format(f"each {phrase.noun}"))
         value = f"{function}({phrase.col(col.name, 1)})"
@@ -309,8 +304,7 @@ def ask_most(q):
     cols, start = q.label(parent), f"Which {phrase.noun} "
     if q.maybe(0.3):
         cols = [q.pick(q.others(parent))]
-        if not words.startswith(start):
-            raise Reject
+        reject_if(not words.startswith(start))
         relative = "who" if parent.person else "that"
         words = q.one_of([q.noun(c) for c in cols],
                          f"the {phrase.noun} {relative} {words[len(start):-1]}")
@@ -357,8 +351,7 @@ def ask_none(q):
                        if r.say.get(f))
     tab, other, (link, *steps) = rel.ends[form[-1]]
     template, conditions = q.say(rel.say[form]), 1 if rel.bridge else int(q.maybe(0.5))
-    if conditions and "{}" not in template:
-        raise Reject
+    reject_if(conditions and "{}" not in template)
     nested = inner = described(q, other, conditions)
     phrase = q.phrase(tab)
     phrase.modify(template.replace("{}", inner.text(one=" no {}" in template)))
@@ -402,8 +395,7 @@ def ask_compared(q):
 def set_query(q, words, arms, operator):
     """Join SELECTs, provided that none of them alone returns as much."""
     sql = f" {operator} ".join(arms)
-    if set(q.rows(sql)) in [set(q.rows(arm)) for arm in arms]:
-        raise Reject
+    reject_if(set(q.rows(sql)) in [set(q.rows(arm)) for arm in arms])
     return words, sql
 
 
@@ -411,8 +403,7 @@ def two_described(q, tab):
     """Two phrases of one table with a condition each, which are not the same."""
     first, second = described(q, tab, 1), described(q, tab, 1)
     second.noun = first.noun
-    if first.text() == second.text():
-        raise Reject
+    reject_if(first.text() == second.text())
     return first, second
 
 
@@ -432,8 +423,7 @@ def ask_both(q):
         words = [i.text() for i in inners]
     operator, form = q.rng.choice((("INTERSECT", "both {} and {}"), ("EXCEPT", "{} but not {}")))
     template = q.say(rel.say[side])
-    if not template.endswith("{}"):
-        raise Reject
+    reject_if(not template.endswith("{}"))
     asked, arms = q.phrase(tab), []
     asked.modify(template.replace("{}", form.format(*words)))
     for inner in inners:

@@ -60,6 +60,12 @@ class Reject(Exception):
     """The draw makes no sensible question; the caller draws again."""
 
 
+def reject_if(condition):
+    """Give the draw up if the condition holds."""
+    if condition:
+        raise Reject
+
+
 class Chance:
     """Choices drawn from `rng`."""
 
@@ -68,8 +74,7 @@ class Chance:
 
     def pick(self, items):
         items = list(items)
-        if not items:
-            raise Reject
+        reject_if(not items)
         return self.rng.choice(items)
 
     def maybe(self, share):

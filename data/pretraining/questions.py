@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from data.pretraining.asking import Chance, Reject, Selection, listing, plural, with_articles
+from data.pretraining.asking import (Chance, Reject, Selection, listing, plural, reject_if,
+                                     with_articles)
 from data.pretraining.random_schemas import NUMBERS, Lexicon, random_database
 from data.sql import literal, quote_name as quote
 
@@ -144,8 +145,7 @@ class Asker(Chance):
         names = [c.name for c in self.tables[table].columns
                  if self.kind(table, c.name) != "link" or self.maybe(0.15)]
         count = min(len(names), self.rng.choices((1, 2, 3), (60, 28, 12))[0], most)
-        if count < 1:
-            raise Reject
+        reject_if(count < 1)
         if count == 1 and self.maybe(0.45):
             full = self.columns(table, "first")[:1] + self.columns(table, "last")[:1]
             return full if len(full) == 2 and most > 1 else [self.label(table)]
@@ -203,8 +203,7 @@ def equal(q, sql, table, column, name):
         return worded(q, name, "not", spoken, f"{sql} != {literal(value)}")
     if q.maybe(0.13) and count > 3:
         other = q.cell(table, column)
-        if other == value:
-            raise Reject
+        reject_if(other == value)
         both = q.say("or", a=spoken, b=q.spoken(other))
         return Condition(f"{name} is {both}", f"{name} {both}", "",
                          f"{sql} = {literal(value)} OR {sql} = {literal(other)}")
@@ -250,8 +249,7 @@ def compare(q, sql, table, column, name):
     v = q.spoken(value)
     if op == "between":
         low, high = sorted((value, q.cell(table, column)))
-        if low == high:
-            raise Reject
+        reject_if(low == high)
         words = q.say("between", v=q.spoken(low), w=q.spoken(high))
         return Condition(f"{name} is {words}", f"{name} {words}", "",
                          f"{sql} BETWEEN {literal(low)} AND {literal(high)}")
@@ -275,8 +273,7 @@ def tail(q, conditions, joint="and"):
     clauses, shorts, posts, _ = zip(*conditions)
     if all(posts) and (not all(clauses) or q.maybe(0.6)):
         return f" {joint} ".join(posts) if len(posts) < 2 or joint == "or" else " ".join(posts)
-    if not all(clauses):
-        raise Reject
+    reject_if(not all(clauses))
     if all(shorts) and q.maybe(0.5):
         return q.say("with", text=f" {joint} ".join(shorts))
     return q.say("whose", text=f" {joint} ".join(clauses))
@@ -318,8 +315,7 @@ def any_subject(q, counts, join=0.36, table=None):
         return s
     chosen = [condition(q, s, 0, q.pick(q.columns(s.table))), condition(q, s)]
     sqls = [c.sql for c in chosen]
-    if " OR " in "".join(sqls) or sqls[0].split()[0] == sqls[1].split()[0]:
-        raise Reject
+    reject_if(" OR " in "".join(sqls) or sqls[0].split()[0] == sqls[1].split()[0])
     joint = "or" if q.maybe(0.28) else "and"
     s.where, s.tail = f" {joint.upper()} ".join(sqls), tail(q, chosen, joint)
     return s
@@ -335,8 +331,7 @@ def one_condition(q, s, column=None):
 def joined_subject(q, s, path):
     """The subject's rows under a condition on a joined table, and perhaps one of their own."""
     one = condition(q, s, s.follow(path))
-    if " OR " in one.sql:
-        raise Reject
+    reject_if(" OR " in one.sql)
     where, words = one.sql, attached(q, path, tail(q, [one]), one.clause or one.short)
     if q.maybe(0.2):
         one_condition(q, s)
@@ -359,8 +354,7 @@ def attached(q, path, words, clause):
 
 def avoid(subject, *columns):
     """Nobody asks for the column that the question fixes."""
-    if any(f"{subject.col(c)} {op}" in subject.where for c in columns for op in "=L"):
-        raise Reject
+    reject_if(any(f"{subject.col(c)} {op}" in subject.where for c in columns for op in "=L"))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -512,8 +506,7 @@ def ask_group_aggregate(q):
     elif draw < 0.32:
         other = q.group(s.table)
         avoid(s, other)
-        if other == column:
-            raise Reject
+        reject_if(other == column)
         text = q.say("number_different", cols=q.mention(s.table, other, True))
         call = f"COUNT(DISTINCT {s.col(other)})"
     return q.ask("group_aggregate", s, [column], f"{sql}, {call}", f"GROUP BY {sql}", agg=text)
@@ -543,8 +536,7 @@ def threshold(q):
     number = q.rng.choice((1, 1, 2, 2, 2, 3, 3, 4, 5, 10))
     section, op = q.rng.choice((("count_more", ">"), ("count_more", ">"), ("count_least", ">="),
                                 ("count_least", ">="), ("count_less", "<"), ("count_equal", "=")))
-    if op == "<" and number < 2:
-        raise Reject
+    reject_if(op == "<" and number < 2)
     return q.say(section, n=q.number(number)), f"HAVING COUNT(*) {op} {number}"
 
 
@@ -585,8 +577,7 @@ def family(q):
     s.follow([(child, key, column)])
     if q.maybe(0.22):
         one = condition(q, s, 1)
-        if " OR " in one.sql or role or q.kind(child) == "bridge":
-            raise Reject
+        reject_if(" OR " in one.sql or role or q.kind(child) == "bridge")
         s.where, children = one.sql, f"{children} {tail(q, [one])}"
     return s, child, children, s.col(key)
 
@@ -682,8 +673,7 @@ def ask_not_in(q, negated=True):
     """Parents without (or with) any child, perhaps only children of one sort."""
     child, column, parent, key, role = any_edge(q)
     inner = any_subject(q, (55 if negated else 0, 45, 0), 0.15, child)
-    if parent in [source[0] for source in inner.sources]:
-        raise Reject
+    reject_if(parent in [source[0] for source in inner.sources])
     if role:
         children = f"role as {role} in {q.rows(inner)}"
     else:
@@ -697,8 +687,7 @@ def two_linked(q, table, path):
     """Rows of the table linked to two rows of another, each called by its name."""
     other = path[-1].table
     label, noun, joint = q.database.labels[other], q.mention(other), q.say("linked")
-    if not label:
-        raise Reject
+    reject_if(not label)
     for _ in "ab":
         s, value = Subject(table), q.cell(other, label)
         s.where = f"{s.col(label, s.follow(path))} = {literal(value)}"
@@ -718,8 +707,7 @@ def ask_set(q, operator):
         for arm in arms:
             avoid(arm, column)
     a, b = arms
-    if a.where == b.where or " OR " in a.where + b.where:
-        raise Reject
+    reject_if(a.where == b.where or " OR " in a.where + b.where)
     question, _ = q.ask(operator.lower(), Subject(table), [column], a=a.tail, b=b.tail)
     return question, f" {operator} ".join(arm.sql(arm.col(column)) for arm in arms)
 

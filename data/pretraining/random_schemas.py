@@ -50,7 +50,8 @@ class Noun:
 def read_noun(line):
     """'age | small | years of age | oldest, youngest | older, younger'"""
     name, kind, *rest = [part.strip() for part in line.split("|")]
-    synonyms, *ends = [tuple(filter(None, map(str.strip, part.split(",")))) for part in rest] or [()]
+    lists = [tuple(w.strip() for w in part.split(",") if w.strip()) for part in rest]
+    synonyms, *ends = lists or [()]
     return Noun((name, *synonyms), kind, *ends)
 
 
