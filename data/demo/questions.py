@@ -87,58 +87,58 @@ def ask_distinct(q, join=False):
 class Groups:
     """Rows of a table put into groups."""
     table: object
-    phrase: Phrase                         # FROM and WHERE; its first table has the column
+    phrase: Phrase                         # FROM and WHERE
     at: int                                # the source whose rows are counted
-    col: object                            # the grouping column
-    slots: dict                            # rows and the column's noun in words
-    each: bool = False                     # the column's `each` and `top` phrases fit
+    by: str                                # the grouping column in SQL
+    slots: dict                            # the rows and that column in words
+    say: dict                              # its phrases that fit
 
     def value(self, function, col):
         return f"{function}({self.phrase.col(col.name, self.at)})"
 
     def query(self, shown="", rest=""):
-        col = self.phrase.col(self.col.name)
-        return self.phrase.sql(col + shown, f"GROUP BY {col}{rest}")
+        return self.phrase.sql(self.by + shown, f"GROUP BY {self.by}{rest}")
 
 
 def grouped(q, join):
     """Groups by a column of the table itself or of the one it belongs to."""
     tab = q.pick(q.domain.tables.values())
-    phrase = inner = described(q, tab, q.rng.choice((0, 0, 1)) * (not join))
+    inner = described(q, tab, q.rng.choice((0, 0, 1)) * (not join))
     if not join:
-        at, col = 0, q.pick(q.groups(tab, inner.settled()))
-        noun = q.noun(col)
+        phrase, at, col = inner, 0, q.pick(q.groups(tab, inner.settled()))
+        noun, say = q.noun(col), {} if inner.after else col.say
     else:
         rel = q.pick(r for r in q.domain.relations if r.say.get("role") and r.ends["a"][0] is tab)
         parent, _, steps = rel.ends["b"]
-        phrase, col = q.phrase(parent), q.pick(q.groups(parent))
+        phrase, col, say = q.phrase(parent), q.pick(q.groups(parent)), {}
         at = phrase.attach(steps, inner)
         role = q.pick(r for r in rel.say["role"].split("|") if "~" not in r and " of " not in r)
         noun = f"{role} {col.nouns.split('|')[0]}"
-    return Groups(tab, phrase, at, col, dict(noun=noun, rows=inner.text()),
-                  not join and not inner.after)
+    slots = dict(noun=noun, rows=inner.text())
+    return Groups(tab, phrase, at, phrase.col(col.name), slots, say)
 
 
 def ask_group(q, join=False):
     """A count or an aggregate per group."""
     g = grouped(q, join)
-    if q.maybe(0.55):
-        sql = g.query(", COUNT(*)")
-        if g.each and "each" in g.col.say and q.wording(0.5):
-            each = q.say(g.col.say["each"]).format(f"each {g.slots['noun']}")
-            return f"How many {g.slots['rows']} {each}?", sql
-        return q.phrasing("group count").format(**g.slots), sql
-    words, function, col = aggregate(q, g.table, g.phrase.settled())
-    return (q.phrasing("group aggregate").format(what=words, **g.slots),
-            g.query(f", {g.value(function, col)}"))
+    if not q.maybe(0.55):
+        what, function, col = aggregate(q, g.table, g.phrase.settled())
+        return (q.phrasing("group aggregate").format(what=what, **g.slots),
+                g.query(f", {g.value(function, col)}"))
+    if "each" in g.say and q.wording(0.5):
+        each = q.say(g.say["each"]).format(f"each {g.slots['noun']}")
+        words = f"How many {g.slots['rows']} {each}?"
+    else:
+        words = q.phrasing("group count").format(**g.slots)
+    return words, g.query(", COUNT(*)")
 
 
 def ask_top_group(q, join=False):
     g = grouped(q, join)
     if q.maybe(0.7):
         order, options = "COUNT(*)", PHRASINGS["top group"]
-        if g.each and "top" in g.col.say and q.wording(0.4):
-            options = [q.say(g.col.say["top"]).format("{noun}").replace("#", "{rows}") + "?"]
+        if "top" in g.say and q.wording(0.4):
+            options = [q.say(g.say["top"]).format("{noun}").replace("#", "{rows}") + "?"]
         words = q.choose(options).format(**g.slots)
     else:
         col = q.measure(g.table, g.phrase.settled(), ["number"])
@@ -155,8 +155,8 @@ def ask_having(q, join=False):
         slots = dict(many=f"{word} {n}", nouns=plural(g.slots["noun"]))
     else:
         col = q.measure(g.table, g.phrase.settled(), ["number"])
-        slots = dict(limit=q.threshold(g.table, col), what=q.noun(col))
-        having, template = f"{g.value('AVG', col)} > {slots['limit']}", "having average"
+        slots, template = dict(limit=q.threshold(g.table, col), what=q.noun(col)), "having average"
+        having = f"{g.value('AVG', col)} > {slots['limit']}"
     sql = g.query(rest=f" HAVING {having}")
     reject_if(len(q.rows(sql)) == len(q.rows(g.query())))
     return q.phrasing(template).format(**slots, **g.slots), sql
