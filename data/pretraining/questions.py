@@ -329,27 +329,25 @@ def one_condition(q, s, column=None):
 
 
 def joined_subject(q, s, path):
-    """The subject's rows under a condition on a joined table, and perhaps one of their own."""
+    """The subject's rows under a condition on a joined table ('of the club named X', 'with matches
+    after 2010', 'whose owner's age is above 3'), and perhaps one of their own."""
+    table, role, up = path[-1].table, path[-1].role, path[-1].up
     one = condition(q, s, s.follow(path))
     reject_if(" OR " in one.sql)
-    where, words = one.sql, attached(q, path, tail(q, [one]), one.clause or one.short)
+    where, words = one.sql, tail(q, [one])
+    if len(path) == 1 and not up:
+        words = q.say("down", those=f"{q.mention(table, many=True)} {words}",
+                      that=f"{q.mention(table)} {words}", role=role and f"as {role} ")
+    else:
+        name = role if up and role else q.mention(table)
+        section = "across" if len(path) > 1 else "up_role" if role else "up"
+        words = q.say(section, that=f"{name} {words}", clause=f"{name} {one.clause or one.short}")
     if q.maybe(0.2):
         one_condition(q, s)
         if " OR " not in s.where:
             where, words = f"{s.where} AND {where}", f"{s.tail} and {words}"
     s.where, s.tail, s.many = where, words, not all(step.up for step in path)
     return s
-
-
-def attached(q, path, words, clause):
-    """'of the club named X', 'with matches after 2010', 'whose owner's age is above 3'"""
-    table, role, up = path[-1].table, path[-1].role, path[-1].up
-    if len(path) == 1 and not up:
-        return q.say("down", those=f"{q.mention(table, many=True)} {words}",
-                     that=f"{q.mention(table)} {words}", role=f"as {role} " if role else "")
-    name = role if role and up else q.mention(table)
-    section = "across" if len(path) > 1 else "up_role" if role else "up"
-    return q.say(section, that=f"{name} {words}", clause=f"{name} {clause}")
 
 
 def avoid(subject, *columns):
@@ -477,8 +475,13 @@ def grouped(q, counts=(75, 22, 3)):
     return s, column, s.col(column)
 
 
-def ordered_by_count(q, section, s, column, group, **slots):
-    """A question about the counts beside a column, at times in their order."""
+def ask_counts(q, joined=False):
+    """The rows of each group or the children of each parent, at times in order of the counts."""
+    if joined:
+        s, _, children, group = family(q)
+        column, section, slots = q.label(s.table), "join_count", dict(children=children)
+    else:
+        (s, column, group), section, slots = grouped(q), "group_count", {}
     down, order, words = q.maybe(0.5), "", ""
     if q.maybe(0.2):
         order = " ORDER BY COUNT(*)" + " DESC" * down
@@ -486,11 +489,6 @@ def ordered_by_count(q, section, s, column, group, **slots):
     question, sql = q.ask(section, s, [column], f"{s.col(column)}, COUNT(*)",
                           f"GROUP BY {group}{order}", **slots)
     return question + words, sql
-
-
-def ask_group_count(q):
-    s, column, sql = grouped(q)
-    return ordered_by_count(q, "group_count", s, column, sql)
 
 
 def ask_group_aggregate(q):
@@ -598,11 +596,6 @@ def ask_join(q):
     question, query = q.ask("join", s, [mine], f"{s.col(mine)}, {s.col(theirs, at)}", rest,
                             other=other, its=its, parent=name)
     return question + (order and f", {order}"), query
-
-
-def ask_join_count(q):
-    s, _, children, key = family(q)
-    return ordered_by_count(q, "join_count", s, q.label(s.table), key, children=children)
 
 
 def ask_join_aggregate(q):
@@ -720,10 +713,11 @@ KINDS = {"select": (25, ask_select), "distinct": (6.5, ask_distinct), "star": (1
          "count": (9, ask_count), "count_distinct": (4, ask_count_distinct),
          "aggregate": (8, ask_aggregate), "order": (7, ask_order),
          "superlative": (7, ask_superlative), "top": (2.2, ask_top),
-         "group_count": (6, ask_group_count), "group_aggregate": (4, ask_group_aggregate),
+         "group_count": (6, ask_counts), "group_aggregate": (4, ask_group_aggregate),
          "group_top": (6, ask_group_top), "having": (5, ask_having), "join": (6, ask_join),
-         "join_count": (6, ask_join_count), "join_aggregate": (4, ask_join_aggregate),
-         "join_top": (7, ask_join_top), "join_having": (6, ask_join_having),
+         "join_count": (6, partial(ask_counts, joined=True)),
+         "join_aggregate": (4, ask_join_aggregate), "join_top": (7, ask_join_top),
+         "join_having": (6, ask_join_having),
          "compare_average": (4, ask_compare_average), "not_in": (5, ask_not_in),
          "in": (1.2, partial(ask_not_in, negated=False)),
          "intersect": (7, partial(ask_set, operator="INTERSECT")),

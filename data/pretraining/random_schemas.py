@@ -80,16 +80,13 @@ class Lexicon:
         self.held = {w for w in lowered if held_out(w)} - common
         self.held -= {plural(w) for w in lowered - self.held}
         self.known = lowered | common
-        self.words = {k: [w.replace("_", " ") for w in v if self._mine(w)]
+        allowed = self.held if heldout else lowered - self.held
+        self.words = {k: [w.replace("_", " ") for w in v if allowed >= {*w.lower().split("_")}]
                       for k, v in words.items()}
         self.syllables = [s for o in "b br c ch d dr f fl g gr h j k kl l m n p pr qu r s sk st t "
                           "tr v w z".split() for v in "a e i o u a e i o ai ee ou".split()
                           for c in ("", "", "", "", "n", "r", "l", "s", "m", "x", "t", "ck")
                           for s in [o + v + c] if held_out(s) == heldout]
-
-    def _mine(self, word):
-        held = [part in self.held for part in word.lower().split("_")]
-        return all(held) if self.heldout else not any(held)
 
     def say(self, rng, section, slots):
         """A phrasing of the section: <a|b> is a choice, {x} a slot or else another section."""
