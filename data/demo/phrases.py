@@ -3,6 +3,7 @@ pages"), drawn together with the FROM and WHERE that select their rows."""
 
 import re
 from copy import copy
+from functools import partial
 from pathlib import Path
 
 from data.pretraining import asking
@@ -12,12 +13,9 @@ from data.sql import literal
 NEW_IN_TEST = 0.15           # how often a ~ phrase is taken where there is one
 PHRASINGS = read_sections(Path(__file__).with_name("questions.txt"))
 PLURALS = asking.IRREGULAR | {"stock": "stock levels", "insurance": "insurance companies"}
+plural = partial(asking.plural, irregular=PLURALS)
 RELATIVE = ("who ", "that ", "which ", "whose ", "where ")
 PREPOSITIONS = ("to ", "from ", "of ", "by ", "in ", "on ", "at ", "for ", "about ")
-
-
-def plural(noun):
-    return asking.plural(noun, PLURALS)
 
 
 def is_are(noun):
@@ -29,14 +27,11 @@ def article_fits(noun):
     return noun != plural(noun) and not re.search(" (of|in) ", noun)
 
 
-def verbs(text, one=False):
-    """Resolve [plural/singular] verbs."""
-    return re.sub(r"\[(.*?)/(.*?)\]", r"\2" if one else r"\1", text)
-
-
 def spoken(after, one=False):
-    """A description behind the noun as it is said there: without its (auxiliary)."""
-    return verbs(re.sub(r"^which ", "that ", re.sub(r"^\(\w+\) ", "", after)), one)
+    """A description behind the noun as it is said there: without its (auxiliary), its
+    [plural/singular] verbs resolved."""
+    after = re.sub(r"^which ", "that ", re.sub(r"^\(\w+\) ", "", after))
+    return re.sub(r"\[(.*?)/(.*?)\]", r"\2" if one else r"\1", after)
 
 
 class Phrase(Selection):
@@ -88,7 +83,7 @@ class Phrase(Selection):
             if not verb:
                 return ""
             auxiliary = verb[1] or ("have" if verb[2] else "")
-            parts.append(verbs(f"{auxiliary} {after[verb.end():]}".strip()))
+            parts.append(spoken(f"{auxiliary} {after[verb.end():]}".strip()))
         predicate = f" {self.joint.lower()} ".join(parts)
         return predicate and " ".join([*self.before, plural(self.noun), predicate])
 
@@ -220,17 +215,6 @@ class Asker(Chance):
 # ---------------------------------------------------------------------------------------------
 # Conditions on the phrase's own table
 
-def add_condition(q, phrase):
-    tab = phrase.table
-    cols = q.others(tab) + q.label(tab) * q.maybe(0.3)
-    col = q.pick(c for c in cols if c.name not in phrase.settled()
-                 and (c.say or c.name == tab.label))
-    condition = like if col.name == tab.label else equal if col.kind == "text" else compared
-    template, op = condition(q, col, tab)
-    phrase.modify(template)
-    phrase.conditions.append((0, col.name, op))
-
-
 def equal(q, col, tab):
     values = q.values[tab.name, col.name]
     value, form = q.pick(values), q.rng.choice(("eq", "eq", "eq", "eq", "ne", "or"))
@@ -255,7 +239,7 @@ def compared(q, col, tab):
     noun, number = q.noun(col), col.kind == "number"
     low, high = sorted((q.threshold(tab, col), q.threshold(tab, col)))
     form = q.rng.choice(("gt", "gt", "gt", "lt", "lt", "lt", "mid", "eq", "ge"))
-    reject_if(number and low < 2)  # "fewer than 0", "more than 1 goals"
+    reject_if(number and low < 2)          # "fewer than 0", "more than 1 goals"
     whose = f"* whose {noun} {is_are(noun)}"
     if form == "eq" and "eq" in col.say:
         low, words, op = q.pick(q.values[tab.name, col.name]), [col.say["eq"]], "= {}"
@@ -275,7 +259,13 @@ def described(q, tab, conditions):
     """A phrase with so many conditions on its own columns, each of which matters."""
     phrase = q.phrase(tab)
     for _ in range(conditions):
-        add_condition(q, phrase)
+        cols = q.others(tab) + q.label(tab) * q.maybe(0.3)
+        col = q.pick(c for c in cols if c.name not in phrase.settled()
+                     and (c.say or c.name == tab.label))
+        condition = like if col.name == tab.label else equal if col.kind == "text" else compared
+        template, op = condition(q, col, tab)
+        phrase.modify(template)
+        phrase.conditions.append((0, col.name, op))
     if len(phrase.conditions) == len(phrase.after) == 2 and q.maybe(0.25):
         phrase.joint = "OR"
     return checked(q, phrase)

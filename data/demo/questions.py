@@ -167,7 +167,7 @@ def ask_having(q, join=False):
 
 def superlative(q, col, side):
     """'longest *', '* with the lowest fare'."""
-    reject_if(side == "lo" and col.null)  # NULL would come first
+    reject_if(side == "lo" and col.null)   # NULL would come first
     ends = ("highest", "lowest") if col.kind == "number" else ("latest", "earliest")
     return q.say(col.say.get(side), f"* with the {ends[side == 'lo']} {q.noun(col)}")
 
@@ -195,16 +195,6 @@ def ask_top(q, join=False):
     return q.one_of([q.noun(c) for c in cols], row), sql
 
 
-def order_words(q, col, down):
-    noun, ends = q.noun(col), [col.say.get(s, "").split("|")[0] for s in ("lo", "hi")]
-    if col.kind == "text":
-        return q.phrasing("by text").format(noun=noun)
-    if all(e.endswith(" *") for e in ends) and q.wording(0.3):
-        return f"from {ends[down][:-2]} to {ends[not down][:-2]}"
-    kind = "number" if col.kind == "number" else "time"
-    return q.phrasing(f"by {kind} {'down' if down else 'up'}").format(noun=noun)
-
-
 def ask_sorted(q, join=False):
     phrase = any_phrase(q, join, once=True)
     cols = q.shown(phrase)
@@ -212,9 +202,17 @@ def ask_sorted(q, join=False):
     col = q.pick(c for c in orders if not any(
         name == c.name and "= " in op for _, name, op in phrase.conditions))
     down = q.maybe(0.5) and col.kind != "text"
-    slots = dict(cols=q.nouns(*cols), rows=q.all(phrase), order=order_words(q, col, down))
-    sql = phrase.select(*cols, rest=order_by(phrase, col, down))
-    return q.phrasing("sorted").format(**slots), sql
+    slots = dict(cols=q.nouns(*cols), rows=q.all(phrase))
+    noun, ends = q.noun(col), [col.say.get(s, "").split("|")[0] for s in ("lo", "hi")]
+    if col.kind == "text":
+        order = q.phrasing("by text").format(noun=noun)
+    elif all(e.endswith(" *") for e in ends) and q.wording(0.3):
+        order = f"from {ends[down][:-2]} to {ends[not down][:-2]}"
+    else:
+        kind = "number" if col.kind == "number" else "time"
+        order = q.phrasing(f"by {kind} {'down' if down else 'up'}").format(noun=noun)
+    return (q.phrasing("sorted").format(order=order, **slots),
+            phrase.select(*cols, rest=order_by(phrase, col, down)))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -270,8 +268,7 @@ def with_children(q, need, condition):
     phrase, inner = q.phrase(parent), described(q, child, int(q.maybe(condition)))
     phrase.attach(steps, inner)
     words = q.say(rel.say[need])
-    # these words leave no place for the condition
-    reject_if(inner.conditions and "#" not in words)
+    reject_if(inner.conditions and "#" not in words)       # no place for the condition
     return rel, phrase, inner, words.replace("#", inner.text())
 
 
@@ -488,16 +485,12 @@ KINDS = (                                  # weights: roughly Spider's mix of co
     (2, ask_groups_both), (1.7, ask_union))
 
 
-def polish(words, rng):
-    words = with_articles(re.sub(r"\s+", " ", words))
-    words = re.sub(r"\b(from|in|of|to|or) (?=USA\b|Netherlands\b)", r"\1 the ", words)
-    if rng.random() < 0.04:
-        return words[0].lower() + words[1:-1]              # somebody types in a hurry
-    return words
-
-
 def draw(q, kind, seed, rng):
     """(question, SQL) of the kind, the query fixed by the seed; raises Reject."""
     q.rng, q.words, q.new = random.Random(seed), rng, False
     words, sql = kind(q)
-    return polish(words, rng), sql
+    words = with_articles(re.sub(r"\s+", " ", words))
+    words = re.sub(r"\b(from|in|of|to|or) (?=USA\b|Netherlands\b)", r"\1 the ", words)
+    if rng.random() < 0.04:
+        words = words[0].lower() + words[1:-1]             # somebody types in a hurry
+    return words, sql

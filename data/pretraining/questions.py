@@ -676,30 +676,28 @@ def ask_not_in(q, negated=True):
     return nested(q, parent, test, words, 0.25)
 
 
-def two_linked(q, table, path):
-    """Rows of the table linked to two rows of another, each called by its name."""
-    other = path[-1].table
-    label, noun, joint = q.database.labels[other], q.mention(other), q.say("linked")
-    reject_if(not label)
-    for _ in "ab":
-        s, value = Subject(table), q.cell(other, label)
-        s.where = f"{s.col(label, s.follow(path))} = {literal(value)}"
-        s.tail = f"{joint} {noun} {q.say('post_name', v=q.spoken(value))}"
-        yield s
-
-
 def ask_set(q, operator):
-    """Two queries over the same tables, joined by a set operator."""
+    """Two queries over the same tables, joined by a set operator: rows linked to two rows of
+    another table, each called by its name, or a column of rows under two conditions."""
     table = q.any_table()
-    down = [p for p in paths(q, table) if not all(s.up for s in p)]
+    arms = a, b = Subject(table), Subject(table)
+    down = [p for p in paths(q, table) if not all(step.up for step in p)]
     if down and q.maybe(0.45):
-        arms, column = [*two_linked(q, table, q.rng.choice(down))], q.label(table)
+        path = q.rng.choice(down)
+        other = path[-1].table
+        label, noun, joint = q.database.labels[other], q.mention(other), q.say("linked")
+        reject_if(not label)
+        for arm in arms:
+            value = q.cell(other, label)
+            arm.where = f"{arm.col(label, arm.follow(path))} = {literal(value)}"
+            arm.tail = f"{joint} {noun} {q.say('post_name', v=q.spoken(value))}"
+        column = q.label(table)
     else:
         column = q.group(table)
-        arms = [one_condition(q, Subject(table)) for _ in "ab"]
         for arm in arms:
-            avoid(arm, column)
-    a, b = arms
+            one_condition(q, arm)
+        avoid(a, column)
+        avoid(b, column)
     reject_if(a.where == b.where or " OR " in a.where + b.where)
     question, _ = q.ask(operator.lower(), Subject(table), [column], a=a.tail, b=b.tail)
     return question, f" {operator} ".join(arm.sql(arm.col(column)) for arm in arms)
@@ -775,10 +773,10 @@ def fill(database, rng, rows=12):
     connection = sqlite3.connect(":memory:")
     for table in database.schema.tables:
         names = [c.name for c in table.columns]
-        keys = {c.name for c in table.columns if c.primary}
         values = [database.values[table.name, name] for name in names]
-        count = min([rows] + [len(v) for name, v in zip(names, values) if name in keys])
-        drawn = [[v[i] if name in keys else rng.choice(v) for name, v in zip(names, values)]
+        keys = [c.primary for c in table.columns]
+        count = min([rows] + [len(v) for v, key in zip(values, keys) if key])
+        drawn = [[v[i] if key else rng.choice(v) for v, key in zip(values, keys)]
                  for i in range(count)]
         connection.execute(f"CREATE TABLE {quote(table.name)} ({', '.join(map(quote, names))})")
         connection.executemany(f"INSERT INTO {quote(table.name)} VALUES "
