@@ -94,6 +94,11 @@ class Phrase(Selection):
         self.conditions += [(i + at, name, op) for i, name, op in inner.conditions]
         return at
 
+    def call(self, name):
+        """Only the row with this name; returns how it is called."""
+        self.conditions.append((0, self.table.label, f"= {literal(name)}"))
+        return self.table.named.format(name)
+
     def select(self, *columns, rest="", distinct=None):
         distinct = self.many if distinct is None else distinct
         return self.sql("DISTINCT " * distinct + self.cols(c.name for c in columns), rest)
@@ -292,9 +297,8 @@ def checked(q, phrase):
 
 def one_named(q, tab):
     """The phrase for one row called by its name, and the name."""
-    phrase, value = q.phrase(tab), q.pick(q.values[tab.name, tab.label])
-    phrase.conditions.append((0, tab.label, f"= {literal(value)}"))
-    return phrase, tab.named.format(value)
+    phrase = q.phrase(tab)
+    return phrase, phrase.call(q.pick(q.values[tab.name, tab.label]))
 
 
 def relate(q, phrase, relation, side, depth=False):

@@ -12,7 +12,7 @@ from functools import partial
 
 from data.demo.phrases import (PHRASINGS, Phrase, any_phrase, article_fits, checked, described,
                                is_are, one_named, plural)
-from data.pretraining.asking import Reject, listing, reject_if, with_articles
+from data.pretraining.asking import Reject, reject_if, with_articles
 from data.sql import literal
 
 LIMITS = ((">", "more than", 2), (">", "more than", 3), (">", "more than", 5),
@@ -53,9 +53,9 @@ def ask_aggregate(q, join=False):
     if col.kind == "number" and q.maybe(0.2):
         functions = q.rng.sample(("MIN", "MAX", "AVG"), 2)
         plain = {"MIN": "minimum", "MAX": "maximum", "AVG": "average"}
-        words = [f"{listing([plain[f] for f in functions])} {q.noun(col)}"] * 2
-    asked = q.one_of(words, q.all(phrase)).replace(f"{words[0]} and {words[0]}", words[0])
-    return asked, phrase.sql(", ".join(f"{f}({phrase.col(col.name)})" for f in functions))
+        words = [plain[functions[0]], f"{plain[functions[1]]} {q.noun(col)}"]
+    select = ", ".join(f"{f}({phrase.col(col.name)})" for f in functions)
+    return q.one_of(words, q.all(phrase)), phrase.sql(select)
 
 
 def ask_named(q):
@@ -282,9 +282,8 @@ def ask_count_per(q):
     rel, phrase, inner, words = with_children(q, "many", 0.3 * (form != "aggregate"))
     parent, value = phrase.table, "COUNT(*)"
     if form == "one":
-        name = q.pick(q.values[parent.name, parent.label])
-        phrase.conditions.append((0, parent.label, f"= {literal(name)}"))
-        return words.format(parent.named.format(name)) + "?", phrase.sql(value)
+        called = phrase.call(q.pick(q.values[parent.name, parent.label]))
+        return words.format(called) + "?", phrase.sql(value)
     words = words.format(f"each {phrase.noun}") + "?"
     if form == "aggregate":
         reject_if(not rel.say.get("a"))
@@ -374,9 +373,7 @@ def ask_compared(q):
                          article_fits(noun) and f"* with a {noun} {more} than the average")
         than, value = "average", f"AVG({col.name})"
     elif kind == "named" and template and tab.label:
-        name = q.pick(q.values[tab.name, tab.label])
-        others.conditions.append((0, tab.label, f"= {literal(name)}"))
-        than = tab.named.format(name)
+        than = others.call(q.pick(q.values[tab.name, tab.label]))
     elif kind == "extreme" and template:
         others = described(q, tab, 1)
         words = superlative(q, col, "hi" if up else "lo")
@@ -412,9 +409,7 @@ def ask_both(q):
     if rel.bridge and q.maybe(0.6):
         inners = [q.phrase(other), q.phrase(other)]
         names = q.rng.sample(q.values[other.name, other.label], 2)
-        for inner, name in zip(inners, names):
-            inner.conditions.append((0, other.label, f"= {literal(name)}"))
-        words = [other.named.format(name) for name in names]
+        words = [inner.call(name) for inner, name in zip(inners, names)]
     else:
         inners = two_described(q, other)
         words = [i.text() for i in inners]

@@ -1,4 +1,4 @@
-"""What makes questions here and in data/demo: chance, a little English, and the FROM of a query."""
+"""What makes questions here and in data/demo: chance, a little English, and the rows of a query."""
 
 import re
 

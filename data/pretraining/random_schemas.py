@@ -14,8 +14,6 @@ from pathlib import Path
 from data.pretraining.asking import plural, read_sections
 from data.schema import Column, Schema, Table
 
-SLOT = re.compile(r"\{(\w+)\}")
-CHOICE = re.compile(r"<([^<>]*)>")
 OPEN = ("noun", "adjective", "first", "last", "city", "country", "brand")  # sections of words
 RUDE = re.compile(r"f[ou]+c|fuk|fag|shi?t|cun|cum|coc?k|dic?k|nig|rap|sex|tit|pis|slu|por?n|anal")
 TYPES = {"year": "number", "date": "time", "datetime": "time", "clock": "time",
@@ -90,8 +88,8 @@ class Lexicon:
 
     def say(self, rng, section, slots):
         """A phrasing of the section: <a|b> is a choice, {x} a slot or else another section."""
-        text = rng.choice(self.phrases[section])
-        text = CHOICE.sub(lambda m: rng.choice(m[1].split("|")), text)
+        text = re.sub("<([^<>]*)>", lambda choice: rng.choice(choice[1].split("|")),
+                      rng.choice(self.phrases[section]))
 
         def fill(match):
             if match[1] in slots:
@@ -100,7 +98,7 @@ class Lexicon:
             inside = match.start() and text[match.start() - 2] != "?"
             return part[0].lower() + part[1:] if inside and part[:2] != "I " else part
 
-        return SLOT.sub(fill, text)
+        return re.sub(r"\{(\w+)\}", fill, text)
 
     def invent(self, rng):
         """A pronounceable word that nobody has seen."""
