@@ -317,9 +317,9 @@ def relate(q, phrase, relation, side, depth=False):
 
 
 def related(q, tab, coming=None, extra=""):
-    """Rows described through a relation other than the one we come by. extra: and by an own
-    condition; through the same relation, by rows related in turn (depth); or through another
-    relation (second)."""
+    """Rows described through a relation other than the one we come by. extra: "own", and by a
+    condition on their own columns; "depth", by rows that are related in turn; "second", and
+    through another relation."""
     def other(than, *sides):
         return q.pick((r, s) for r in q.domain.relations for s in sides
                       if r is not than and r.say.get(s) and r.ends[s][0] is tab)

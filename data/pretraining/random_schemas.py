@@ -245,9 +245,8 @@ class Draft:
     def __init__(self, rng, lexicon):
         self.rng, self.lexicon, self.style = rng, lexicon, Style(rng)
         self.share = 0.1 if lexicon.heldout else 0.4    # of typical names among all names
-        self.tables, self.edges, self.hidden = [], [], []
+        self.tables, self.edges, self.declared = [], [], []
         self.nouns, self.values, self.labels, self.keys = {}, {}, {}, {}
-        self.taken = set()
 
     def entity(self):
         """(noun, spelled name) of a new table."""
@@ -258,8 +257,7 @@ class Draft:
                 noun = Noun((self.lexicon.open_name(self.rng, True),), "thing")
             name = plural(noun.forms[0]) if self.style.many else noun.forms[0]
             spelled = self.style.spell(self.style.prefix + name, self.style.table_case)
-            if spelled.lower() not in self.taken:
-                self.taken.add(spelled.lower())
+            if spelled.lower() not in [table.name.lower() for table in self.tables]:
                 return noun, spelled
 
     def attribute(self):
@@ -287,9 +285,9 @@ class Draft:
         count = self.rng.randint(4, 8)
         return list(dict.fromkeys(value(self.lexicon, self.rng) for _ in range(count)))
 
-    def column(self, table, noun, values=None, primary=False, phrase=None, spelled=None):
+    def column(self, table, noun, values=None, primary=False, spelled=None):
         """Add a column if its name is still free in the table; the spelled name or None."""
-        spelled = spelled or self.style.spell(phrase or noun.forms[0])
+        spelled = spelled or self.style.spell(noun.forms[0])
         taken = [c.name.lower() for c in self.current] + [
             f for c in self.current for f in self.nouns[table, c.name].forms]
         if spelled.lower() in taken or noun.forms[0] in taken:
@@ -306,7 +304,8 @@ class Draft:
         if self.rng.random() >= self.style.own_prefix:
             return self.column(table, noun)
         long = f"{entity.forms[0]} {noun.forms[0]}"
-        return self.column(table, replace(noun, forms=noun.forms + (long,)), phrase=long)
+        noun = replace(noun, forms=noun.forms + (long,))
+        return self.column(table, noun, spelled=self.style.spell(long))
 
     def key(self, table, entity):
         rng, name, habit = self.rng, entity.forms[0], self.style.key
@@ -320,7 +319,8 @@ class Draft:
             values = [v + rng.choice((100, 1000, 10000)) for v in values]
         text = name[0] + "id" if habit == "initial" else habit.format(e=name)
         forms = ("id", text) if habit == "initial" else dict.fromkeys((text, text.split()[-1]))
-        self.keys[table] = self.column(table, Noun(tuple(forms), "key"), values, True, text)
+        self.keys[table] = self.column(table, Noun(tuple(forms), "key"), values, True,
+                                       self.style.spell(text))
 
     def label(self, table, entity):
         """The column that rows are called by."""
@@ -358,8 +358,8 @@ class Draft:
         column = self.column(table, Noun(forms, "link"), self.values[parent, key], spelled=spelled)
         if column:
             self.edges.append((table, column, parent, key, role))
-            if rng.random() < 0.05:
-                self.hidden.append((table, column))
+            if rng.random() >= 0.05:
+                self.declared.append((table, column, parent, key))
 
 
 def add_table(draft, links=()):
@@ -406,7 +406,6 @@ def random_database(rng, lexicon, max_tables=None):
     """A random schema with sample values and the words people use for its names."""
     draft = Draft(rng, lexicon)
     count = rng.choices((1, 2, 3, 4, 5, 6, 7), (14, 30, 29, 14, 7, 3, 3))[0]
-    add_table(draft)
     while len(draft.tables) < min(count, max_tables or count):
         keyed = [t.name for t in draft.tables if draft.keys.get(t.name)]
         if len(keyed) > 1 and rng.random() < 0.62:
@@ -418,7 +417,6 @@ def random_database(rng, lexicon, max_tables=None):
     tables = tuple(draft.tables)
     if rng.random() < 0.4:
         tables = tuple(rng.sample(tables, len(tables)))
-    keys = tuple(e[:4] for e in draft.edges if (e[0], e[1]) not in draft.hidden)
-    schema = Schema(lexicon.open_name(rng).replace(" ", "_"), tables, keys)
+    schema = Schema(lexicon.open_name(rng).replace(" ", "_"), tables, tuple(draft.declared))
     return RandomDatabase(schema, draft.values, distinct_nouns(draft.nouns), tuple(draft.edges),
                           draft.labels)
