@@ -87,9 +87,8 @@ def ask_distinct(q, join=False):
 class Groups:
     """Rows of a table put into groups."""
     table: object
-    phrase: Phrase                         # FROM and WHERE
+    phrase: Phrase                         # FROM, WHERE and GROUP BY
     at: int                                # the source whose rows are counted
-    by: str                                # the grouping column in SQL
     slots: dict                            # the rows and that column in words
     say: dict                              # its phrases that fit
 
@@ -97,7 +96,7 @@ class Groups:
         return f"{function}({self.phrase.col(col.name, self.at)})"
 
     def query(self, shown="", rest=""):
-        return self.phrase.sql(self.by + shown, f"GROUP BY {self.by}{rest}")
+        return self.phrase.sql(self.phrase.by + shown, rest)
 
 
 def grouped(q, join):
@@ -114,8 +113,8 @@ def grouped(q, join):
         at = phrase.attach(steps, inner)
         role = q.pick(r for r in rel.say["role"].split("|") if "~" not in r and " of " not in r)
         noun = f"{role} {col.nouns.split('|')[0]}"
-    slots = dict(noun=noun, rows=inner.text())
-    return Groups(tab, phrase, at, phrase.col(col.name), slots, say)
+    phrase.by = phrase.col(col.name)
+    return Groups(tab, phrase, at, dict(noun=noun, rows=inner.text()), say)
 
 
 def ask_group(q, join=False):
@@ -144,7 +143,7 @@ def ask_top_group(q, join=False):
         col = q.measure(g.table, g.phrase.settled(), ["number"])
         order, nouns = g.value("AVG", col), [q.noun(col), q.noun(col)]
         words = q.phrasing("top group average").format(*nouns, **g.slots)
-    return words, g.query(rest=f" ORDER BY {order} DESC LIMIT 1")
+    return words, g.query(rest=f"ORDER BY {order} DESC LIMIT 1")
 
 
 def ask_having(q, join=False):
@@ -157,7 +156,7 @@ def ask_having(q, join=False):
         col = q.measure(g.table, g.phrase.settled(), ["number"])
         slots, template = dict(limit=q.threshold(g.table, col), what=q.noun(col)), "having average"
         having = f"{g.value('AVG', col)} > {slots['limit']}"
-    sql = g.query(rest=f" HAVING {having}")
+    sql = g.query(rest=f"HAVING {having}")
     reject_if(len(q.rows(sql)) == len(q.rows(g.query())))
     return q.phrasing(template).format(**slots, **g.slots), sql
 
@@ -262,18 +261,16 @@ def ask_pairs(q):
 
 
 def with_children(q, need, condition):
-    """(relation, parents joined with their children, the children, the relation's words)."""
+    """(relation, parents, grouped, joined with their children, the children, the relation's
+    words)."""
     rel = foreign_key(q, need)
     parent, child, steps = rel.ends["b"]
     phrase, inner = q.phrase(parent), described(q, child, int(q.maybe(condition)))
     phrase.attach(steps, inner)
+    phrase.by = phrase.col(parent.key)
     words = q.say(rel.say[need])
     reject_if(inner.conditions and "#" not in words)       # no place for the condition
     return rel, phrase, inner, words.replace("#", inner.text())
-
-
-def per_parent(phrase):
-    return f"GROUP BY {phrase.col(phrase.table.key)}"
 
 
 def ask_count_per(q):
@@ -282,6 +279,7 @@ def ask_count_per(q):
     rel, phrase, inner, words = with_children(q, "many", 0.3 * (form != "aggregate"))
     parent, value = phrase.table, "COUNT(*)"
     if form == "one":
+        phrase.by = ""
         called = phrase.call(q.pick(q.values[parent.name, parent.label]))
         return words.format(called) + "?", phrase.sql(value)
     words = words.format(f"each {phrase.noun}") + "?"
@@ -291,7 +289,7 @@ def ask_count_per(q):
         inner.modify(q.say(rel.say["a"]).format(f"each {phrase.noun}"))
         value = f"{function}({phrase.col(col.name, 1)})"
         words = q.phrasing("aggregate per").format(what=f"{what} of {inner.text()}")
-    return words, phrase.sql(f"{phrase.col(parent.label)}, {value}", per_parent(phrase))
+    return words, phrase.sql(f"{phrase.col(parent.label)}, {value}")
 
 
 def ask_most(q):
@@ -304,7 +302,7 @@ def ask_most(q):
         relative = "who" if parent.person else "that"
         words = q.one_of([q.noun(c) for c in cols],
                          f"the {phrase.noun} {relative} {words[len(start):-1]}")
-    return words, phrase.select(*cols, rest=per_parent(phrase) + " ORDER BY COUNT(*) DESC LIMIT 1")
+    return words, phrase.select(*cols, rest="ORDER BY COUNT(*) DESC LIMIT 1")
 
 
 def ask_over(q):
@@ -313,7 +311,7 @@ def ask_over(q):
     op, word, n = q.rng.choice(LIMITS)
     asked, cols = Phrase(phrase.table, phrase.noun), q.shown(phrase)
     asked.modify(words.format(f"{word} {n}"))
-    sql = phrase.select(*cols, rest=per_parent(phrase) + f" HAVING COUNT(*) {op} {n}")
+    sql = phrase.select(*cols, rest=f"HAVING COUNT(*) {op} {n}")
     return q.list_of(asked, cols), sql
 
 
@@ -321,7 +319,7 @@ def ask_sorted_parents(q):
     _, phrase, inner, _ = with_children(q, "n", 0)
     cols = q.label(phrase.table)
     slots = dict(cols=q.nouns(*cols), parents=plural(phrase.noun), rows=inner.text())
-    sql = phrase.select(*cols, rest=per_parent(phrase) + " ORDER BY COUNT(*) DESC")
+    sql = phrase.select(*cols, rest="ORDER BY COUNT(*) DESC")
     return q.phrasing("sorted by count").format(**slots), sql
 
 

@@ -82,10 +82,12 @@ class Chance:
 
 
 class Selection:
-    """Rows of a table under conditions, and the query for them. A source is (table, joined to which
-    source, that one's column, own column); the first is what the question is about."""
+    """Rows of a table under conditions, perhaps in groups, and the query for them. A source is
+    (table, joined to which source, that one's column, own column); the first is what the question
+    is about."""
 
     where = ""               # SQL after WHERE, or ''
+    by = ""                  # SQL after GROUP BY, or ''
     many = False             # the joins may repeat a row
 
     def __init__(self, table):
@@ -112,4 +114,5 @@ class Selection:
         for i, (table, at, left, right) in enumerate(joined, 2):
             text += (f" JOIN {quote_name(table)} AS T{i} "
                      f"ON T{at + 1}.{quote_name(left)} = T{i}.{quote_name(right)}")
-        return text + f" WHERE {self.where}" * bool(self.where) + f" {rest}" * bool(rest)
+        clauses = ("WHERE", self.where), ("GROUP BY", self.by), ("", rest)
+        return " ".join([text, *(f"{word} {part}".lstrip() for word, part in clauses if part)])

@@ -52,6 +52,7 @@ class Subject(Selection):
     """What a question is about: rows of a table under conditions."""
     tail = ""                # the conditions in words after the noun, or ''
     single = False           # one row is meant (its name is given)
+    children = ""            # in words what is counted in each group, where that is another table
 
     @property
     def table(self):
@@ -97,7 +98,8 @@ class Asker(Chance):
         """(question, SQL) that shows columns, or what `select` says, of the subject."""
         table = subject.table
         slots = dict(cols=self.named(table, columns), col=self.named(table, columns, False),
-                     rows=self.rows(subject), row=self.rows(subject, False)) | slots
+                     rows=self.rows(subject), row=self.rows(subject, False),
+                     children=subject.children) | slots
         return self.say(section, **slots), subject.sql(select or subject.cols(columns), rest)
 
     def spoken(self, value):
@@ -388,8 +390,10 @@ def ask_count(q):
 
 
 def ask_count_distinct(q):
-    s, column, sql = grouped(q, (70, 27, 3))
-    return q.ask("count_distinct", s, [column], f"COUNT(DISTINCT {sql})")
+    s = any_subject(q, (70, 27, 3), join=0.12)
+    column = q.group(s.table)
+    avoid(s, column)
+    return q.ask("count_distinct", s, [column], f"COUNT(DISTINCT {s.col(column)})")
 
 
 def agg(q, function, table, column):
@@ -467,32 +471,32 @@ def ask_top(q):
 # ---------------------------------------------------------------------------------------------
 # Groups
 
-def grouped(q, counts=(75, 22, 3)):
-    """(subject, column with repeated values, its SQL)"""
-    s = any_subject(q, counts, join=0.12)
+def grouped(q):
+    """(subject in groups, the column that these have in common)"""
+    s = any_subject(q, (75, 22, 3), join=0.12)
     column = q.group(s.table)
     avoid(s, column)
-    return s, column, s.col(column)
+    s.by = s.col(column)
+    return s, column
 
 
 def ask_counts(q, joined=False):
     """The rows of each group or the children of each parent, at times in order of the counts."""
     if joined:
-        s, _, children, group = family(q)
-        column, section, slots = q.label(s.table), "join_count", dict(children=children)
+        s, section = family(q), "join_count"
+        column = q.label(s.table)
     else:
-        (s, column, group), section, slots = grouped(q), "group_count", {}
+        (s, column), section = grouped(q), "group_count"
     down, order, words = q.maybe(0.5), "", ""
     if q.maybe(0.2):
-        order = " ORDER BY COUNT(*)" + " DESC" * down
+        order = "ORDER BY COUNT(*)" + " DESC" * down
         words = q.say("by_count_down" if down else "by_count_up")
-    question, sql = q.ask(section, s, [column], f"{s.col(column)}, COUNT(*)",
-                          f"GROUP BY {group}{order}", **slots)
+    question, sql = q.ask(section, s, [column], f"{s.col(column)}, COUNT(*)", order)
     return question + words, sql
 
 
 def ask_group_aggregate(q):
-    s, column, sql = grouped(q)
+    s, column = grouped(q)
     number, function = q.numeric(s.table), q.rng.choice(("AVG", "MAX", "MIN", "SUM"))
     name, text = s.col(number), agg(q, function, s.table, number)
     call, draw = f"{function}({name})", q.rng.random()
@@ -507,13 +511,13 @@ def ask_group_aggregate(q):
         reject_if(other == column)
         text = q.say("number_different", cols=q.mention(s.table, other, True))
         call = f"COUNT(DISTINCT {s.col(other)})"
-    return q.ask("group_aggregate", s, [column], f"{sql}, {call}", f"GROUP BY {sql}", agg=text)
+    return q.ask("group_aggregate", s, [column], f"{s.by}, {call}", agg=text)
 
 
 def ask_group_top(q):
-    s, column, sql = grouped(q)
+    s, column = grouped(q)
     down, draw, n, slots = q.maybe(0.75), q.rng.random(), 1, {}
-    section, by, select = "group_most" if down else "group_least", "COUNT(*)", sql
+    section, by, select = "group_most" if down else "group_least", "COUNT(*)", s.by
     if draw < 0.12:
         section, down, n = "group_most_n", True, q.rng.randint(2, 5)
         slots = dict(n=q.rng.choice((DIGITS[n], str(n))))
@@ -524,7 +528,7 @@ def ask_group_top(q):
                      agg=agg(q, function, s.table, number))
     elif draw > 0.85:
         select += ", COUNT(*)"
-    rest = f"GROUP BY {sql} ORDER BY {by}{' DESC' * down} LIMIT {n}"
+    rest = f"ORDER BY {by}{' DESC' * down} LIMIT {n}"
     question, query = q.ask(section, s, [column], select, rest, **slots)
     return question + (q.say("and_how_many") if draw > 0.85 else ""), query
 
@@ -539,16 +543,16 @@ def threshold(q):
 
 
 def ask_having(q):
-    s, column, sql = grouped(q)
+    s, column = grouped(q)
     if not q.maybe(0.3):
         words, having = threshold(q)
-        return q.ask("having", s, [column], sql, f"GROUP BY {sql} {having}", amount=words)
+        return q.ask("having", s, [column], rest=having, amount=words)
     number, more = q.numeric(s.table), q.maybe(0.6)
     value = q.rng.choice(q.database.values[s.table, number])
     function = q.rng.choice(("AVG", "AVG", "MAX", "SUM"))
-    rest = (f"GROUP BY {sql} HAVING {function}({s.col(number)}) {'>' if more else '<'} "
-            f"{literal(value)}")
-    return q.ask("having_aggregate", s, [column], sql, rest, agg=agg(q, function, s.table, number),
+    having = f"HAVING {function}({s.col(number)}) {'>' if more else '<'} {literal(value)}"
+    return q.ask("having_aggregate", s, [column], rest=having,
+                 agg=agg(q, function, s.table, number),
                  compared=q.say("is_more" if more else "is_less", v=str(value)))
 
 
@@ -568,16 +572,17 @@ def any_edge(q):
 
 
 def family(q):
-    """(parents joined with their children, the child table, the children in words, the parents'
-    key in SQL)"""
+    """Parents, grouped, joined with their children."""
     child, column, parent, key, role = any_edge(q)
-    s, children = Subject(parent), children_of(q, child, parent, role)
+    s = Subject(parent)
+    s.children = children_of(q, child, parent, role)
     s.follow([(child, key, column)])
+    s.by = s.col(key)
     if q.maybe(0.22):
         one = condition(q, s, 1)
         reject_if(" OR " in one.sql or role or q.kind(child) == "bridge")
-        s.where, children = one.sql, f"{children} {tail(q, [one])}"
-    return s, child, children, s.col(key)
+        s.where, s.children = one.sql, f"{s.children} {tail(q, [one])}"
+    return s
 
 
 def ask_join(q):
@@ -600,37 +605,34 @@ def ask_join(q):
 
 def ask_join_aggregate(q):
     """The average or total of a child's column for each parent."""
-    s, child, children, key = family(q)
+    s = family(q)
+    child = s.sources[1][0]
     number, label = q.numeric(child), q.label(s.table)
     function = q.rng.choice(("AVG", "SUM", "SUM", "MAX", "MIN"))
-    slots = dict(agg=agg(q, function, child, number), children=children)
-    value = f"{function}({s.col(number, 1)})"
-    if q.maybe(0.35):
-        down = q.maybe(0.75)
-        return q.ask("join_top_agg", s, [label], adj=q.say("high_agg" if down else "low_agg"),
-                     rest=f"GROUP BY {key} ORDER BY {value}{' DESC' * down} LIMIT 1", **slots)
-    return q.ask("join_aggregate", s, [label], f"{s.col(label)}, {value}",
-                 f"GROUP BY {key}", **slots)
+    text, value = agg(q, function, child, number), f"{function}({s.col(number, 1)})"
+    if not q.maybe(0.35):
+        return q.ask("join_aggregate", s, [label], f"{s.col(label)}, {value}", agg=text)
+    down = q.maybe(0.75)
+    return q.ask("join_top_agg", s, [label], rest=f"ORDER BY {value}{' DESC' * down} LIMIT 1",
+                 agg=text, adj=q.say("high_agg" if down else "low_agg"))
 
 
 def ask_join_top(q):
-    s, _, children, key = family(q)
+    s = family(q)
     columns, down, n = q.shown(s.table, 2), q.maybe(0.8), 1
-    section, select = "join_most" if down else "join_least", s.cols(columns)
+    section = "join_most" if down else "join_least"
     if down and q.maybe(0.12):
         section, n = "join_most_n", q.rng.choice((2, 3, 3, 5))
     counted = n == 1 and q.maybe(0.12)
-    question, query = q.ask(section, s, columns, select + ", COUNT(*)" * counted,
-                            f"GROUP BY {key} ORDER BY COUNT(*){' DESC' * down} LIMIT {n}",
-                            children=children, n=DIGITS[n])
+    question, query = q.ask(section, s, columns, s.cols(columns) + ", COUNT(*)" * counted,
+                            f"ORDER BY COUNT(*){' DESC' * down} LIMIT {n}", n=DIGITS[n])
     return question + (q.say("and_how_many") if counted else ""), query
 
 
 def ask_join_having(q):
-    s, _, children, key = family(q)
+    s = family(q)
     words, having = threshold(q)
-    return q.ask("join_having", s, q.shown(s.table, 2), rest=f"GROUP BY {key} {having}",
-                 children=children, amount=words)
+    return q.ask("join_having", s, q.shown(s.table, 2), rest=having, amount=words)
 
 
 # ---------------------------------------------------------------------------------------------
