@@ -296,7 +296,7 @@ def paths(q, table):
 
 
 def pick_path(q, found):
-    """One of the paths, rather a long one."""
+    """One of the paths; long ones are preferred."""
     far = [path for path in found if len(path) > 1]
     return q.pick(far if far and q.maybe(0.6) else found)
 
