@@ -1,6 +1,7 @@
 """The demo's eight databases, read from domains.txt: tables, words for them, and their rows."""
 
 import datetime
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,18 +9,21 @@ from pathlib import Path
 from data.sql import literal
 
 
-@dataclass
 class Column:
-    """One column: its SQL declaration, nouns for it, how to fill it, and phrases by use."""
-    name: str
-    type: str
-    nouns: str
-    fk: str                  # referenced table, or ''
-    kind: str                # text, number, year, date or key
-    total: bool              # a sum over rows means something
-    null: float              # share of NULLs among filled rows
-    fill: object = None      # None (written out), numbers (low, high, step) or a str
-    say: dict = field(default_factory=dict)
+    """One column, from the words of its head line (name, type, '-> table', 'year', 'total',
+    'null='), its nouns, and its attributes: phrases by use, and how to fill it."""
+
+    def __init__(self, words, nouns, say):
+        self.name, self.type, *marks = words
+        self.nouns, self.say = nouns, say
+        self.fk = marks[1] if "->" in marks else ""      # referenced table, or ''
+        self.kind = ("key" if not nouns else "year" if "year" in marks else
+                     {"TEXT": "text", "DATE": "date"}.get(self.type, "number"))
+        self.total = "total" in marks                    # a sum over rows means something
+        self.null = sum(float(m[5:]) for m in marks if m.startswith("null="))    # share of NULLs
+        self.fill = say.pop("fill", "")      # '' (written out), numbers (low, high, step) or a str
+        if re.fullmatch("[0-9. ]+", self.fill):
+            self.fill = [json.loads(number) for number in self.fill.split()]
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Table:
     nouns: str
     label: str = ""          # the column that names a row, '' where rows have no name
     named: str = "{}"        # how a row is called by its label, as "flight {}"
-    count: int = 0           # rows to make where none are written out
+    count: str = "0"         # rows to make where none are written out
     rows: list = field(default_factory=list)       # those written out, as lists of fields
     columns: list = field(default_factory=list)
 
@@ -44,11 +48,20 @@ class Table:
         return any("* who " in text for c in self.columns for text in c.say.values())
 
 
-@dataclass
 class Relation:
-    """A foreign key child.column, or two of a bridge: bridge.column_a+bridge.column_b."""
-    path: str
-    say: dict
+    """A foreign key (path: child.column) or a bridge (two, joined by +). ends: {"a" or "b": (table
+    there, the other table, steps from it)}; a step is (table joined, column it is joined by, own
+    column). say: phrases by use."""
+
+    def __init__(self, tables, path, say):
+        edges = [edge.split(".") for edge in path.split("+")]
+        targets = [tables[tables[name][col].fk] for name, col in edges]
+        down = [(name, target.key, col) for (name, col), target in zip(edges, targets)]
+        up = [(target.name, col, target.key) for (_, col), target in zip(edges, targets)]
+        self.say, self.bridge, child = say, len(edges) > 1, tables[edges[0][0]]
+        self.ends = {"a": (child, *targets, up), "b": (*targets, child, down)}
+        if self.bridge:
+            self.ends = {"a": (*targets, [down[0], up[1]]), "b": (*targets[::-1], [down[1], up[0]])}
 
 
 @dataclass
@@ -56,34 +69,8 @@ class Domain:
     """One database: its tables, how they are related, and the words for both."""
     db_id: str
     union: list              # pairs of columns, as "author.name+member.name", that go into one list
-    tables: list = field(default_factory=list)
+    tables: dict = field(default_factory=dict)
     relations: list = field(default_factory=list)
-
-    def __getitem__(self, name):
-        return next(t for t in self.tables if t.name == name)
-
-    def ends(self, relation):
-        """(table a, table b, steps from a to b, steps from b to a); a step is (table joined,
-        column it is joined by, own column)."""
-        edges = [e.split(".") for e in relation.path.split("+")]
-        child = self[edges[0][0]]
-        targets = [self[child[c].fk] for _, c in edges]
-        (_, col), b = edges[0], targets[0]
-        if len(edges) == 1:
-            return child, b, [(b.name, col, b.key)], [(child.name, b.key, col)]
-        (_, col2), a, b = edges[1], *targets
-        return (a, b, [(child.name, a.key, col), (b.name, col2, b.key)],
-                [(child.name, b.key, col2), (a.name, col, a.key)])
-
-    def side(self, relation, side):
-        """(table, the other table, steps there) as seen from end a or b."""
-        a, b, down, up = self.ends(relation)
-        return (a, b, down) if side == "a" else (b, a, up)
-
-    def sides(self, table, *sides):
-        """The (relation, side) pairs that can describe rows of the table."""
-        return [(r, s) for r in self.relations for s in sides
-                if r.say.get(s) and self.side(r, s)[0] is table]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -110,31 +97,17 @@ def read_domains(path):
             shared[words[0]] = attributes
         elif kind == "domain":
             domains.append(Domain(words[0], attributes.get("union", "").split()))
+            tables = domains[-1].tables
         elif kind == "table":
-            attributes["count"] = int(attributes.get("count", 0))
-            domains[-1].tables.append(Table(words[0], text, **attributes))
+            table = tables[words[0]] = Table(words[0], text, **attributes)
         elif kind == "column":
             attributes |= shared.get(attributes.pop("as", ""), {})
-            domains[-1].tables[-1].columns.append(read_column(words, text, attributes))
+            table.columns.append(Column(words, text, attributes))
         elif kind == "rows":
-            domains[-1].tables[-1].rows = [
-                [field.strip() for field in row.split(",")] for row in text.split(";")]
+            table.rows = [[cell.strip() for cell in row.split(",")] for row in text.split(";")]
         else:
-            domains[-1].relations.append(Relation(words[0], attributes))
+            domains[-1].relations.append(Relation(tables, words[0], attributes))
     return domains
-
-
-def read_column(words, nouns, attributes):
-    """Column from the words of its head line: name, type, '-> table', 'year', 'total', 'null='."""
-    name, type_, *marks = words
-    fk = marks[1] if "->" in marks else ""
-    kinds = {"TEXT": "text", "DATE": "date"}
-    kind = "key" if not nouns else "year" if "year" in marks else kinds.get(type_, "number")
-    null = sum(float(m[5:]) for m in marks if m.startswith("null="))
-    fill = attributes.pop("fill", None)
-    if fill and re.fullmatch("[0-9. ]+", fill):
-        fill = tuple(float(n) if "." in n else int(n) for n in fill.split())
-    return Column(name, type_, nouns, fk, kind, "total" in marks, null, fill, attributes)
 
 
 DOMAINS = read_domains(Path(__file__).with_name("domains.txt"))
@@ -157,12 +130,12 @@ def fill_rows(domain, rng):
     """{table name: list of row tuples}; foreign keys lean to the first rows of their target, so
     that some rows there are popular and some have nothing that refers to them."""
     rows = {}
-    for table in domain.tables:
+    for table in domain.tables.values():
         made, seen = rows.setdefault(table.name, []), []
         people = iter([f"{f} {n}" for f, n in zip(rng.sample(FIRST, 40), rng.sample(LAST, 40))])
-        while len(made) < (len(table.rows) or table.count):
+        while len(made) < (len(table.rows) or int(table.count)):
             written = iter(table.rows[len(made)]) if table.rows else None
-            row = tuple(cell(domain, rows, table, col, written, people, rng)
+            row = tuple(cell(domain, rows, len(made), col, written, people, rng)
                         for col in table.columns)
             pair = [v for col, v in zip(table.columns, row) if col.fk]
             if len(pair) > len(set(pair)) and table.columns[1].fk == table.columns[2].fk:
@@ -174,9 +147,10 @@ def fill_rows(domain, rng):
     return rows
 
 
-def cell(domain, rows, table, col, written, people, rng):
-    """One value of the table's next row, drawn or taken from the fields written out."""
-    n = len(rows[table.name])
+def cell(domain, rows, n, col, written, people, rng):
+    """A value for row n of a table, drawn or taken from the fields written out, where a foreign key
+    stands as the row's label."""
+    typed = {"INTEGER": int, "REAL": quarters}.get(col.type, str)
     if col.null and rng.random() < col.null:
         return None
     if col.fill == "any":
@@ -186,29 +160,22 @@ def cell(domain, rows, table, col, written, people, rng):
         return next(people)
     if col.fill == "flight":
         return f"{rng.choice(('BA', 'AF', 'LH', 'IB'))}{113 + 7 * n}"
-    if isinstance(col.fill, str):
-        return rng.choice(col.fill.split("|"))
     if col.fill and col.type == "DATE":
         start, end = datetime.date(col.fill[0], 1, 1), datetime.date(col.fill[1], 12, 31)
         return str(start + datetime.timedelta(rng.randint(0, (end - start).days)))
-    if col.fill:
+    if isinstance(col.fill, list):
         low, high, step = col.fill
-        value = low + step * rng.randint(0, int((high - low) / step))
-        return quarters(value) if col.type == "REAL" else value
+        return typed(low + step * rng.randint(0, int((high - low) / step)))
+    if col.fill:
+        return rng.choice(col.fill.split("|"))
     if col.kind == "key" and not col.fk:
         return n + 1
-    return typed(domain, rows, col, next(written))
-
-
-def typed(domain, rows, col, text):
-    """A field written out as its column's type; a foreign key is written as the row's label."""
-    if text == "-":
-        return None
-    if col.fk:
-        target = domain[col.fk]
+    text = next(written)
+    if col.fk and text != "-":
+        target = domain.tables[col.fk]
         at = target.columns.index(target[target.label])
-        return next(r[0] for r in rows[col.fk] if r[at] == text)
-    return {"INTEGER": int, "REAL": quarters}.get(col.type, str)(text)
+        return next(row[0] for row in rows[col.fk] if row[at] == text)
+    return None if text == "-" else typed(text)
 
 
 def quarters(value):
@@ -219,12 +186,12 @@ def quarters(value):
 def sql_script(domain, rows):
     """CREATE TABLE and INSERT statements, one row a line."""
     parts = []
-    for table in domain.tables:
-        bridge = table.columns[0].fk
-        keys = ", ".join(c.name for c in table.columns if c.fk) if bridge else table.key
+    for table in domain.tables.values():
+        links = [c for c in table.columns if c.fk]
+        keys = ", ".join(c.name for c in links) if table.columns[0].fk else table.key
         lines = [f"{c.name} {c.type}" for c in table.columns] + [f"PRIMARY KEY ({keys})"]
-        lines += [f"FOREIGN KEY ({c.name}) REFERENCES {c.fk}({domain[c.fk].key})"
-                  for c in table.columns if c.fk]
+        lines += [f"FOREIGN KEY ({c.name}) REFERENCES {c.fk}({domain.tables[c.fk].key})"
+                  for c in links]
         values = [", ".join("NULL" if v is None else literal(v) for v in row)
                   for row in rows[table.name]]
         parts.append(f"CREATE TABLE {table.name} (\n  " + ",\n  ".join(lines) + "\n);\n"

@@ -36,21 +36,9 @@ MAX_ROWS = 40                # nobody reads a longer answer
 ORDERED = re.compile(r"SELECT (?:DISTINCT )?.*?( FROM .*) ORDER BY (.+?)( DESC)?(?: LIMIT (\d+))?")
 
 
-def well_ordered(q, sql):
-    """True if no rows tie in the ORDER BY (up to the one after the LIMIT) and there is something
-    to order."""
-    match = ORDERED.fullmatch(sql)
-    if not match:
-        return True
-    tail, key, down, limit = match.groups("")
-    keys = [r[0] for r in q.rows(f"SELECT {key}{tail} ORDER BY {key}{down}")]
-    if len(keys) < (int(limit) + 2 if limit else 3):
-        return False
-    keys = keys[:int(limit) + 1] if limit else keys
-    return len(set(keys)) == len(keys)
-
-
 def sound(q, sql):
+    """Does the query find rows that are worth asking for? One in order needs something to order
+    and no ties in it, up to the row after the LIMIT."""
     rows = q.rows(sql)
     if not rows or len(rows) > MAX_ROWS or all(v is None for r in rows for v in r):
         return False
@@ -58,7 +46,13 @@ def sound(q, sql):
         return False
     if re.search(r"GROUP BY \S+$", sql) and len(rows) < 3:
         return False
-    return well_ordered(q, sql)
+    match = ORDERED.fullmatch(sql)
+    if not match:
+        return True
+    tail, key, down, limit = match.groups("")
+    keys = [r[0] for r in q.rows(f"SELECT {key}{tail} ORDER BY {key}{down}")]
+    seen = keys[:int(limit) + 1] if limit else keys
+    return len(keys) > int(limit or 1) + 1 and len(set(seen)) == len(seen)
 
 
 class Splits:
@@ -99,15 +93,15 @@ def make_questions(askers, rng):
     weights, kinds = zip(*KINDS)
     ends = list(itertools.accumulate(weights))
     splits = Splits(rng)
-    for start, stop in ({}, FIRST), (FIRST, SPLITS):
+    for start, stop in (dict.fromkeys(SPLITS, 0), FIRST), (FIRST, SPLITS):
         slots = []
-        for split, n in stop.items():
-            first = start.get(split, 0)
-            slots += [(split, (first + i) % len(askers), kinds[bisect.bisect(
-                ends, (i + 0.5) / (n - first) * ends[-1])]) for i in range(n - first)]
+        for split, first in start.items():
+            n = stop[split] - first
+            slots += [(askers[(first + i) % len(askers)], split, kinds[bisect.bisect(
+                ends, (i + 0.5) / n * ends[-1])]) for i in range(n)]
         rng.shuffle(slots)
-        for split, i, kind in slots:
-            splits.add(askers[i], split, kind)
+        for slot in slots:
+            splits.add(*slot)
     return splits
 
 

@@ -2,23 +2,20 @@
 pages"), drawn together with the FROM and WHERE that select their rows."""
 
 import re
-from dataclasses import dataclass, field
+from copy import copy
+from functools import partial
 from pathlib import Path
 
 from data.pretraining import asking
-from data.pretraining.asking import Chance, Reject, Scope, listing, read_sections
+from data.pretraining.asking import Chance, Selection, listing, read_sections, reject_if
 from data.sql import literal
 
 NEW_IN_TEST = 0.15           # how often a ~ phrase is taken where there is one
 PHRASINGS = read_sections(Path(__file__).with_name("questions.txt"))
 PLURALS = asking.IRREGULAR | {"stock": "stock levels", "insurance": "insurance companies"}
-DATA = ("text", "number", "year", "date")
+plural = partial(asking.plural, irregular=PLURALS)
 RELATIVE = ("who ", "that ", "which ", "whose ", "where ")
 PREPOSITIONS = ("to ", "from ", "of ", "by ", "in ", "on ", "at ", "for ", "about ")
-
-
-def plural(noun):
-    return asking.plural(noun, PLURALS)
 
 
 def is_are(noun):
@@ -30,47 +27,31 @@ def article_fits(noun):
     return noun != plural(noun) and not re.search(" (of|in) ", noun)
 
 
-def verbs(text, one=False):
-    """Resolve [plural/singular] verbs."""
-    return re.sub(r"\[(.*?)/(.*?)\]", r"\2" if one else r"\1", text)
-
-
 def spoken(after, one=False):
-    """A description behind the noun as it is said there: without its (auxiliary)."""
-    return verbs(re.sub(r"^which ", "that ", re.sub(r"^\(\w+\) ", "", after)), one)
+    """A description behind the noun as it is said there: without its (auxiliary), its
+    [plural/singular] verbs resolved."""
+    after = re.sub(r"^which ", "that ", re.sub(r"^\(\w+\) ", "", after))
+    return re.sub(r"\[(.*?)/(.*?)\]", r"\2" if one else r"\1", after)
 
 
-def either(*templates):
-    return "|".join(t for t in templates if t)
-
-
-@dataclass
-class Phrase:
+class Phrase(Selection):
     """Rows of one table in words and in SQL. Conditions are (source, column name, operator and
     operand, where {col} repeats the column)."""
-    table: object
-    noun: str
-    scope: Scope = None
-    before: list = field(default_factory=list)
-    after: list = field(default_factory=list)
-    where: list = field(default_factory=list)
-    joint: str = "AND"
-    many: bool = False                     # a join may repeat rows of the table
 
-    def __post_init__(self):
-        self.scope = self.scope or Scope(self.table.name)
+    def __init__(self, table, noun=""):
+        super().__init__(table.name)
+        self.table, self.noun, self.before, self.after = table, noun, [], []
+        self.conditions, self.joint = [], "AND"
 
-    def column(self, name, source=0):
-        return self.scope.col(name, source)
+    @property
+    def where(self):
+        return f" {self.joint} ".join(("{col} " + op).replace("{col}", self.col(name, at))
+                                      for at, name, op in self.conditions)
 
     def modify(self, template):
         before, after = (part.strip() for part in template.split("*"))
         self.before[:0] = [before] if before else []
         self.after += [after] if after else []
-
-    def named_rows(self):
-        """'fantasy books': the noun in the plural with what precedes it."""
-        return " ".join([*self.before, plural(self.noun)])
 
     def text(self, one=False, superlative="*"):
         """The noun phrase; a superlative goes outermost: 'longest fantasy book by King'."""
@@ -78,59 +59,53 @@ class Phrase:
         words = [first, *self.before, self.noun if one else plural(self.noun)]
         for i, after in enumerate(self.after):
             words += [self.link(self.after[i - 1], after) if i else "", spoken(after, one)]
-        if self.after and last and not last.startswith("with "):
-            raise Reject
-        if last and any(f" {w}" in f" {a}" for a in self.after for w in ("with ", *RELATIVE)):
-            raise Reject                   # "players who are from Peru with the most goals"
+        if last and self.after:            # "players who are from Peru with the most goals"
+            clause = rf"\b({'|'.join(['with ', *RELATIVE])})"
+            reject_if(not last.startswith("with ") or re.search(clause, " ".join(self.after)))
         return " ".join(w for w in [*words, spoken(last, one)] if w)
 
     def link(self, previous, following):
         """The joint between two descriptions, '' where English needs none."""
-        previous, following = spoken(previous), spoken(following)
-        relative = [p.startswith(RELATIVE) for p in (previous, following)]
-        if self.joint == "OR":
-            if relative[0] != relative[1]:
-                raise Reject
-            return "or"
-        if relative == [True, False]:
-            raise Reject                   # "players who play for X from Peru"
-        if previous.startswith("with "):
-            return "and"
-        return "" if relative == [False, True] or following.startswith(("with ", *PREPOSITIONS)) \
-            else "and"
+        first, second = spoken(previous), spoken(following)
+        relative = [text.startswith(RELATIVE) for text in (first, second)]
+        # "players who play for X from Peru"
+        reject_if(relative == [True, False] or self.joint == "OR" and relative == [False, True])
+        bare = relative == [False, True] or second.startswith(("with ", *PREPOSITIONS))
+        return "" if bare and self.joint == "AND" and not first.startswith("with ") \
+            else self.joint.lower()
 
-    def predicate(self):
-        """'were written by X and have more than 300 pages'; None where the words give no verb."""
+    def sentence(self):
+        """'books were written by X and have more than 300 pages', or '' where the words give no
+        verb."""
         parts = []
         for after in self.after:
             verb = re.match(r"\((\w+)\) |(with )|who |that ", after)
             if not verb:
-                return None
+                return ""
             auxiliary = verb[1] or ("have" if verb[2] else "")
-            parts.append(verbs(f"{auxiliary} {after[verb.end():]}".strip()))
-        return f" {self.joint.lower()} ".join(parts) or None
+            parts.append(spoken(f"{auxiliary} {after[verb.end():]}".strip()))
+        predicate = f" {self.joint.lower()} ".join(parts)
+        return predicate and " ".join([*self.before, plural(self.noun), predicate])
 
     def attach(self, steps, inner):
         """Join another phrase along steps; returns its number among the sources."""
-        at = self.scope.follow(steps)
-        self.scope.attach(inner.scope, at)
-        self.where += [(i + at, c, op) for i, c, op in inner.where]
+        at = self.follow(steps)
+        self.sources += [(table, i + at, *columns) for table, i, *columns in inner.sources[1:]]
+        self.conditions += [(i + at, name, op) for i, name, op in inner.conditions]
         return at
 
-    def tail(self, where=None):
-        """' FROM ... WHERE ...', on request with other conditions than its own."""
-        terms = f" {self.joint} ".join(("{col} " + op).replace("{col}", self.column(c, i)) for
-                                       i, c, op in (self.where if where is None else where))
-        return self.scope.sql() + (f" WHERE {terms}" if terms else "")
+    def call(self, name):
+        """Only the row with this name; returns how it is called."""
+        self.conditions.append((0, self.table.label, f"= {literal(name)}"))
+        return self.table.named.format(name)
 
-    def select(self, *columns, distinct=None):
+    def select(self, *columns, rest="", distinct=None):
         distinct = self.many if distinct is None else distinct
-        names = ", ".join(self.column(c.name) for c in columns)
-        return f"SELECT {'DISTINCT ' * distinct}{names}{self.tail()}"
+        return self.sql("DISTINCT " * distinct + self.cols(c.name for c in columns), rest)
 
     def settled(self):
         """Names of own columns that a condition already speaks about."""
-        return {c for i, c, _ in self.where if i == 0}
+        return {name for at, name, _ in self.conditions if at == 0}
 
 
 class Asker(Chance):
@@ -142,11 +117,9 @@ class Asker(Chance):
         self.domain, self.db, self.words = domain, db, None
         self.test = False                  # asks for the test split
         self.new = False                   # has used a ~ phrase
-        self.values = {}
-        for tab in domain.tables:
-            for col in tab.columns:
-                rows = self.rows(f"SELECT DISTINCT {col.name} FROM {tab.name}")
-                self.values[tab.name, col.name] = [r[0] for r in rows if r[0] is not None]
+        self.values = {(tab.name, col.name): [
+            value for value, in self.rows(f"SELECT DISTINCT {col.name} FROM {tab.name}")
+            if value is not None] for tab in domain.tables.values() for col in tab.columns}
 
     def rows(self, sql):
         return self.db.execute(sql).fetchall()
@@ -163,9 +136,9 @@ class Asker(Chance):
             return self.words.choice(new)
         return self.words.choice([o for o in options if not o.startswith("~")])
 
-    def say(self, text):
-        """One of the alternatives of a phrase."""
-        return self.choose(text.split("|"))
+    def say(self, *phrases):
+        """One of the alternatives of the phrases, of which some may be missing."""
+        return self.choose([option for phrase in phrases if phrase for option in phrase.split("|")])
 
     def phrasing(self, section):
         """One of the templates of a section of questions.txt."""
@@ -181,8 +154,7 @@ class Asker(Chance):
                         plural(c.nouns.split("|")[0]) for c in cols for n in [self.noun(c)]])
 
     def phrase(self, tab):
-        first = tab.nouns.split("|")[0]
-        return Phrase(tab, first if self.wording(0.6) else self.say(tab.nouns))
+        return Phrase(tab, tab.nouns.split("|")[0] if self.wording(0.6) else self.say(tab.nouns))
 
     def all(self, phrase):
         bare = not phrase.after and not phrase.before
@@ -190,9 +162,9 @@ class Asker(Chance):
 
     def list_of(self, phrase, cols):
         """'What are the titles of ...', or 'Which books were written by X?' about names."""
-        verb = phrase.predicate()
-        if verb and [c.name for c in cols] == [phrase.table.label] and self.wording(0.5):
-            return f"Which {phrase.named_rows()} {verb}?"
+        sentence = phrase.sentence()
+        if sentence and cols == self.label(phrase.table) and self.wording(0.5):
+            return f"Which {sentence}?"
         return self.phrasing("list").format(cols=self.nouns(*cols), rows=self.all(phrase))
 
     def one_of(self, columns, rows):
@@ -203,7 +175,7 @@ class Asker(Chance):
     # Columns and values -------------------------------------------------------------------------
 
     def columns(self, tab, *kinds):
-        return [c for c in tab.columns if c.kind in (kinds or DATA)]
+        return [c for c in tab.columns if (c.kind in kinds if kinds else c.kind != "key")]
 
     def label(self, tab):
         return [tab[tab.label]] if tab.label else []
@@ -211,10 +183,9 @@ class Asker(Chance):
     def others(self, tab, *kinds):
         return [c for c in self.columns(tab, *kinds) if c.name != tab.label]
 
-    def measure(self, tab, besides=()):
+    def measure(self, tab, besides=(), kinds=("number", "year", "date")):
         """A column whose values have an order, other than these."""
-        found = self.columns(tab, "number", "year", "date")
-        return self.pick(c for c in found if c.name not in besides)
+        return self.pick(c for c in self.columns(tab, *kinds) if c.name not in besides)
 
     def groups(self, tab, besides=()):
         """Text columns that sort rows into a few groups."""
@@ -249,17 +220,6 @@ class Asker(Chance):
 # ---------------------------------------------------------------------------------------------
 # Conditions on the phrase's own table
 
-def add_condition(q, phrase):
-    tab = phrase.table
-    cols = q.others(tab) + q.label(tab) * q.maybe(0.3)
-    col = q.pick(c for c in cols if c.name not in phrase.settled()
-                 and (c.say or c.name == tab.label))
-    condition = like if col.name == tab.label else equal if col.kind == "text" else compared
-    template, op = condition(q, col, tab)
-    phrase.modify(template)
-    phrase.where.append((0, col.name, op))
-
-
 def equal(q, col, tab):
     values = q.values[tab.name, col.name]
     value, form = q.pick(values), q.rng.choice(("eq", "eq", "eq", "eq", "ne", "or"))
@@ -275,57 +235,60 @@ def equal(q, col, tab):
 def like(q, col, tab):
     noun, value = col.nouns.split("|")[0], q.pick(q.values[tab.name, col.name])
     if q.maybe(0.4):
-        start = value[:1]
-        return q.phrasing("starts").format(noun=noun, start=start), f"LIKE '{start}%'"
+        return q.phrasing("starts").format(noun=noun, start=value[:1]), f"LIKE '{value[:1]}%'"
     word = q.pick(w for w in value.split()[:9 * (" " in value)] if len(w) > 3 and w.isalpha())
     return q.phrasing("contains").format(noun=noun, word=word), f"LIKE '%{word}%'"
 
 
 def compared(q, col, tab):
     noun, number = q.noun(col), col.kind == "number"
-    be, single = is_are(noun), article_fits(noun)
     low, high = sorted((q.threshold(tab, col), q.threshold(tab, col)))
     form = q.rng.choice(("gt", "gt", "gt", "lt", "lt", "lt", "mid", "eq", "ge"))
-    if number and low < 2:
-        raise Reject                   # "fewer than 0", "more than 1 goals"
+    reject_if(number and low < 2)          # "fewer than 0", "more than 1 goals"
+    whose = f"* whose {noun} {is_are(noun)}"
     if form == "eq" and "eq" in col.say:
-        value = q.pick(q.values[tab.name, col.name])
-        return q.say(col.say["eq"]).format(value), f"= {literal(value)}"
-    if form == "mid" and low < high:
-        words = either(col.say.get("mid"), f"* whose {noun} {be} between {{}} and {{}}")
-        return q.say(words).format(low, high), f"BETWEEN {literal(low)} AND {literal(high)}"
-    if form == "ge" and number:
-        op, word = q.rng.choice(((">=", "at least"), ("<=", "at most")))
-        words = either(f"* whose {noun} {be} {word} {{}}",
-                       single and f"* with a {noun} of {word} {{}}")
-        return q.say(words).format(low), f"{op} {literal(low)}"
-    side = form if form in ("gt", "lt") else "gt"
-    plain = {"gt": "above" if number else "after", "lt": "below" if number else "before"}
-    words = either(col.say.get(side), f"* whose {noun} {be} {plain[side]} {{}}")
-    return q.say(words).format(low), f"{'>' if side == 'gt' else '<'} {literal(low)}"
+        low, words, op = q.pick(q.values[tab.name, col.name]), [col.say["eq"]], "= {}"
+    elif form == "mid" and low < high:
+        words, op = [col.say.get("mid"), f"{whose} between {{}} and {{}}"], "BETWEEN {} AND {}"
+    elif form == "ge" and number:
+        op, word = q.rng.choice(((">= {}", "at least"), ("<= {}", "at most")))
+        words = [f"{whose} {word} {{}}", article_fits(noun) and f"* with a {noun} of {word} {{}}"]
+    elif form == "lt":
+        words, op = [col.say.get("lt"), f"{whose} {'below' if number else 'before'} {{}}"], "< {}"
+    else:
+        words, op = [col.say.get("gt"), f"{whose} {'above' if number else 'after'} {{}}"], "> {}"
+    return q.say(*words).format(low, high), op.format(literal(low), literal(high))
 
 
-def described(q, tab, conditions, alternatives=False):
+def described(q, tab, conditions):
     """A phrase with so many conditions on its own columns, each of which matters."""
     phrase = q.phrase(tab)
     for _ in range(conditions):
-        add_condition(q, phrase)
-    if alternatives and len(phrase.where) == len(phrase.after) == 2 and q.maybe(0.25):
+        cols = q.others(tab) + q.label(tab) * q.maybe(0.3)
+        col = q.pick(c for c in cols if c.name not in phrase.settled()
+                     and (c.say or c.name == tab.label))
+        condition = like if col.name == tab.label else equal if col.kind == "text" else compared
+        template, op = condition(q, col, tab)
+        phrase.modify(template)
+        phrase.conditions.append((0, col.name, op))
+    if len(phrase.conditions) == len(phrase.after) == 2 and q.maybe(0.25):
         phrase.joint = "OR"
     return checked(q, phrase)
 
 
 def checked(q, phrase):
     """The phrase if it has rows and none of its conditions is idle."""
-    if len(phrase.where) > 1 and any(" OR " in op for *_, op in phrase.where):
-        raise Reject                   # would need brackets
-    key = phrase.column(phrase.table.key)
-    wheres = [phrase.where] + [phrase.where[:i] + phrase.where[i + 1:]
-                               for i in range(len(phrase.where))]
-    full, *rest = (q.rows(f"SELECT COUNT(DISTINCT {key}), COUNT(*){phrase.tail(w)}")[0]
-                   for w in wheres)
-    if not full[0] or full in rest:
-        raise Reject
+    every = phrase.conditions
+    reject_if(len(every) > 1 and any(" OR " in op for *_, op in every))  # would need brackets
+
+    def counts(conditions):
+        part = copy(phrase)
+        part.conditions = conditions
+        key = part.col(part.table.key)
+        return q.rows(part.sql(f"COUNT(DISTINCT {key}), COUNT(*)"))[0]
+
+    full = counts(every)
+    reject_if(not full[0] or full in [counts(every[:i] + every[i + 1:]) for i in range(len(every))])
     return phrase
 
 
@@ -334,46 +297,49 @@ def checked(q, phrase):
 
 def one_named(q, tab):
     """The phrase for one row called by its name, and the name."""
-    phrase, value = q.phrase(tab), q.pick(q.values[tab.name, tab.label])
-    phrase.where.append((0, tab.label, f"= {literal(value)}"))
-    return phrase, tab.named.format(value)
+    phrase = q.phrase(tab)
+    return phrase, phrase.call(q.pick(q.values[tab.name, tab.label]))
 
 
-def relate(q, phrase, relation, side, depth):
+def relate(q, phrase, relation, side, depth=False):
     """Describe the phrase's rows through a relation: by a row's name, by rows with a condition,
-    or (depth 1) by rows related to others in turn. A parent with one named child is left to
+    or (depth) by rows related to others in turn. A parent with one named child is left to
     `ask_who`, which speaks of it in the singular."""
-    _, other, steps = q.domain.side(relation, side)
-    bridge = "+" in relation.path
-    if other.label and (side == "a" or bridge) and q.maybe(0.6):
+    _, other, steps = relation.ends[side]
+    if other.label and (side == "a" or relation.bridge) and q.maybe(0.6):
         inner, words = one_named(q, other)
     else:
         inner = related(q, other, relation) if depth else described(q, other, 1)
         words = inner.text()
     phrase.modify(q.say(relation.say[side]).replace("{}", words))
     phrase.attach(steps, inner)
-    phrase.many |= inner.many or side == "b" or bridge
+    phrase.many |= inner.many or side == "b" or relation.bridge
 
 
-def related(q, tab, coming=None, own=0, depth=0, second=0):
-    """Rows described through a relation other than the one we come by, with own conditions;
-    depth 1: its inner rows are related in turn; second: and through another relation."""
-    phrase = described(q, tab, own)
-    relation, side = q.pick(s for s in q.domain.sides(tab, "a", "b") if s[0] is not coming)
-    relate(q, phrase, relation, side, depth)
-    if second:
-        others = (s for s in q.domain.sides(tab, "a") if s[0] is not relation)
-        relate(q, phrase, *q.pick(others), 0)
-    if len(phrase.scope) > 3:
-        raise Reject
+def related(q, tab, coming=None, extra=""):
+    """Rows described through a relation other than the one we come by. extra: "own", and by a
+    condition on their own columns; "depth", by rows that are related in turn; "second", and
+    through another relation."""
+    def other(than, *sides):
+        return q.pick((r, s) for r in q.domain.relations for s in sides
+                      if r is not than and r.say.get(s) and r.ends[s][0] is tab)
+
+    phrase = described(q, tab, int(extra == "own"))
+    relation, side = other(coming, "a", "b")
+    relate(q, phrase, relation, side, extra == "depth")
+    if extra == "second":
+        relate(q, phrase, *other(relation, "a"))
+    reject_if(len(phrase.sources) > 3)
     return checked(q, phrase)
 
 
-def any_phrase(q, join):
-    """A noun phrase for any kind of question; join: over two or three tables."""
-    tab = q.pick(q.domain.tables)
+def any_phrase(q, join, once=False):
+    """A noun phrase for any kind of question. join: over two or three tables; once: not if that
+    may repeat a row."""
+    tab = q.pick(q.domain.tables.values())
     if not join:
-        return described(q, tab, q.rng.choice((0, 1, 1, 1, 2, 2)), alternatives=True)
-    extra = q.rng.choice(({}, {}, {}, {"own": 1}, {"own": 1}, {"depth": 1}, {"depth": 1},
-                          {"second": 1}, {"second": 1}))
-    return related(q, tab, **extra)
+        return described(q, tab, q.rng.choice((0, 1, 1, 1, 2, 2)))
+    phrase = related(q, tab, extra=q.rng.choice(
+        ("", "", "", "own", "own", "depth", "depth", "second", "second")))
+    reject_if(once and phrase.many)
+    return phrase

@@ -112,21 +112,17 @@ def exact_match(model, tokenizer, n=150):
     return shares
 
 
-def starting_point(args):
-    """(model, tokenizer) of --model, or new ones; the tokeniser's files are in --out."""
+def pretrain(args):
+    torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.model:
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (args.out / name).write_bytes((args.model / name).read_bytes())
-        return lm.load_pretrained(args.model), Tokenizer(args.out)
-    make_tokenizer(args.out, random.Random(args.seed))
-    shape = lm.ModelConfig.tiny(VOCABULARY, 192, 4, 4, 2)
-    return lm.random_model(shape, args.seed), Tokenizer(args.out)
-
-
-def pretrain(args):
-    torch.set_num_threads(args.threads)
-    model, tokenizer = starting_point(args)
+        model = lm.load_pretrained(args.model)
+    else:
+        make_tokenizer(args.out, random.Random(args.seed))
+        model = lm.random_model(lm.ModelConfig.tiny(VOCABULARY, 192, 4, 4, 2), args.seed)
+    tokenizer = Tokenizer(args.out)
     steps = Steps(tokenizer, args.steps, args.seed + 1, easy=not args.model)
     history, started = [], time.time()
 

@@ -1,4 +1,4 @@
-"""What makes questions here and in data/demo: chance, a little English, and the FROM of a query."""
+"""What makes questions here and in data/demo: chance, a little English, and the rows of a query."""
 
 import re
 
@@ -60,6 +60,12 @@ class Reject(Exception):
     """The draw makes no sensible question; the caller draws again."""
 
 
+def reject_if(condition):
+    """Give the draw up if the condition holds."""
+    if condition:
+        raise Reject
+
+
 class Chance:
     """Choices drawn from `rng`."""
 
@@ -68,26 +74,24 @@ class Chance:
 
     def pick(self, items):
         items = list(items)
-        if not items:
-            raise Reject
+        reject_if(not items)
         return self.rng.choice(items)
 
     def maybe(self, share):
         return self.rng.random() < share
 
 
-class Scope:
-    """The tables of one FROM; the first is what the question is about. A source is (table, joined
-    to which source, that one's column, own column)."""
+class Selection:
+    """Rows of a table under conditions, perhaps in groups, and the query for them. A source is
+    (table, joined to which source, that one's column, own column); the first is what the question
+    is about."""
+
+    where = ""               # SQL after WHERE, or ''
+    by = ""                  # SQL after GROUP BY, or ''
+    many = False             # the joins may repeat a row
 
     def __init__(self, table):
         self.sources = [(table, 0, "", "")]
-
-    def __len__(self):
-        return len(self.sources)
-
-    def table(self, at=0):
-        return self.sources[at][0]
 
     def follow(self, steps):
         """Join along steps (table, column there from, own column, ...); the last one's number."""
@@ -97,19 +101,18 @@ class Scope:
             at = len(self.sources) - 1
         return at
 
-    def attach(self, other, at):
-        """Add the joins of another scope whose first table is number `at` here."""
-        self.sources += [(table, i + at, left, right)
-                         for table, i, left, right in other.sources[1:]]
-
     def col(self, column, at=0):
         name = quote_name(column)
         return name if len(self.sources) == 1 else f"T{at + 1}.{name}"
 
-    def sql(self):
+    def cols(self, columns):
+        return ", ".join(self.col(c) for c in columns)
+
+    def sql(self, select, rest=""):
         (table, *_), *joined = self.sources
-        text = f" FROM {quote_name(table)}" + " AS T1" * bool(joined)
+        text = f"SELECT {select} FROM {quote_name(table)}" + " AS T1" * bool(joined)
         for i, (table, at, left, right) in enumerate(joined, 2):
             text += (f" JOIN {quote_name(table)} AS T{i} "
                      f"ON T{at + 1}.{quote_name(left)} = T{i}.{quote_name(right)}")
-        return text
+        clauses = ("WHERE", self.where), ("GROUP BY", self.by), ("", rest)
+        return " ".join([text, *(f"{word} {part}".lstrip() for word, part in clauses if part)])

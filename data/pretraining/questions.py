@@ -7,10 +7,13 @@ import argparse
 import random
 import re
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-from data.pretraining.asking import Chance, Reject, Scope, listing, plural, with_articles
+from data.pretraining.asking import (Chance, Reject, Selection, listing, plural, reject_if,
+                                     with_articles)
 from data.pretraining.random_schemas import NUMBERS, Lexicon, random_database
 from data.sql import literal, quote_name as quote
 
@@ -45,25 +48,15 @@ class Step(NamedTuple):
     up: bool
 
 
-@dataclass
-class Subject:
+class Subject(Selection):
     """What a question is about: rows of a table under conditions."""
-    scope: Scope
-    where: str = ""          # SQL after WHERE, or ''
-    tail: str = ""           # the same in words after the noun, or ''
-    single: bool = False     # one row is meant (its name is given)
-    many: bool = False       # the joins may repeat a row
+    tail = ""                # the conditions in words after the noun, or ''
+    single = False           # one row is meant (its name is given)
+    children = ""            # in words what is counted in each group, where that is another table
 
     @property
     def table(self):
-        return self.scope.table()
-
-    def cols(self, columns):
-        return ", ".join(self.scope.col(c) for c in columns)
-
-    def sql(self, select, rest=""):
-        where = f" WHERE {self.where}" if self.where else ""
-        return f"SELECT {select}{self.scope.sql()}{where}" + (rest and " " + rest)
+        return self.sources[0][0]
 
 
 class Asker(Chance):
@@ -105,7 +98,8 @@ class Asker(Chance):
         """(question, SQL) that shows columns, or what `select` says, of the subject."""
         table = subject.table
         slots = dict(cols=self.named(table, columns), col=self.named(table, columns, False),
-                     rows=self.rows(subject), row=self.rows(subject, False)) | slots
+                     rows=self.rows(subject), row=self.rows(subject, False),
+                     children=subject.children) | slots
         return self.say(section, **slots), subject.sql(select or subject.cols(columns), rest)
 
     def spoken(self, value):
@@ -118,9 +112,6 @@ class Asker(Chance):
     def number(self, n):
         return DIGITS[n] if self.maybe(0.4) else str(n)
 
-    def person(self, table):
-        return self.database.nouns[table, None].kind == "person"
-
     # Columns and values -------------------------------------------------------------------------
 
     def cell(self, table, column):
@@ -130,7 +121,7 @@ class Asker(Chance):
             self.links.append((table, column, value))
         return value
 
-    def kind(self, table, column):
+    def kind(self, table, column=None):
         return self.database.nouns[table, column].kind
 
     def columns(self, table, *kinds):
@@ -141,7 +132,7 @@ class Asker(Chance):
 
     def any_table(self):
         rich = [t for t in self.tables if self.columns(t)]
-        things = [t for t in rich if self.kind(t, None) != "bridge"]
+        things = [t for t in rich if self.kind(t) != "bridge"]
         return self.pick(things if things and self.maybe(0.9) else rich)
 
     def label(self, table):
@@ -156,8 +147,7 @@ class Asker(Chance):
         names = [c.name for c in self.tables[table].columns
                  if self.kind(table, c.name) != "link" or self.maybe(0.15)]
         count = min(len(names), self.rng.choices((1, 2, 3), (60, 28, 12))[0], most)
-        if count < 1:
-            raise Reject
+        reject_if(count < 1)
         if count == 1 and self.maybe(0.45):
             full = self.columns(table, "first")[:1] + self.columns(table, "last")[:1]
             return full if len(full) == 2 and most > 1 else [self.label(table)]
@@ -180,13 +170,13 @@ class Asker(Chance):
 # ---------------------------------------------------------------------------------------------
 # Conditions
 
-def condition(q, scope, at=0, column=None):
-    """One comparison of a column of the scope's table number `at`."""
-    table = scope.table(at)
+def condition(q, s, at=0, column=None):
+    """One comparison of a column of the subject's table number `at`."""
+    table = s.sources[at][0]
     column = column or q.pick(q.columns(table) if q.maybe(0.95)
                               else q.columns(table, "key", "link"))
     kind, name = q.kind(table, column), q.mention(table, column)
-    sql, values = scope.col(column, at), q.database.values[table, column]
+    sql, values = s.col(column, at), q.database.values[table, column]
     if q.maybe(0.012):
         negated = q.maybe(0.4)
         words = q.say("is_known" if negated else "is_null")
@@ -201,29 +191,31 @@ def condition(q, scope, at=0, column=None):
     return equal(q, sql, table, column, name)
 
 
+def worded(q, name, section, v, sql, post=""):
+    """A comparison in the phrasings of the section."""
+    return Condition(f"{name} {q.say('is_' + section, v=v)}",
+                     q.say("with_" + section, c=name, v=v), post, sql)
+
+
 def equal(q, sql, table, column, name):
     """Is, is not, or is one of two values."""
     value, count = q.cell(table, column), len(q.database.values[table, column])
-    spoken, kind = q.spoken(value), q.kind(table, column)
+    spoken, kind, post = q.spoken(value), q.kind(table, column), ""
     if q.maybe(0.1) and count > 2:
-        return Condition(f"{name} {q.say('is_not', v=spoken)}",
-                         q.say("with_not", c=name, v=spoken), "", f"{sql} != {literal(value)}")
+        return worded(q, name, "not", spoken, f"{sql} != {literal(value)}")
     if q.maybe(0.13) and count > 3:
         other = q.cell(table, column)
-        if other == value:
-            raise Reject
+        reject_if(other == value)
         both = q.say("or", a=spoken, b=q.spoken(other))
         return Condition(f"{name} is {both}", f"{name} {both}", "",
                          f"{sql} = {literal(value)} OR {sql} = {literal(other)}")
-    post = ""
     if kind in ("city", "country") and len(q.columns(table, kind)) == 1:
         post = q.say("post_place", v=spoken)
     elif column == q.database.labels[table]:
         post = q.say("post_name", v=spoken)
     elif kind == "word" and q.maybe(0.2):
         post = q.say("post_word", v=spoken)
-    return Condition(f"{name} {q.say('is_equal', v=spoken)}",
-                     q.say("with_equal", c=name, v=spoken), post, f"{sql} = {literal(value)}")
+    return worded(q, name, "equal", spoken, f"{sql} = {literal(value)}", post)
 
 
 def flag(q, sql, table, column):
@@ -233,14 +225,12 @@ def flag(q, sql, table, column):
     yes = value == max(values, key=lambda v: str(v).lower())
     if isinstance(value, str):                     # a linker offers the column's whole list
         q.links += [(table, column, v) for v in values]
-    word = noun.forms[0].removeprefix("is ").removeprefix("has ")
+    has, word = noun.forms[0].startswith("has "), re.sub("^is |^has ", "", noun.forms[0])
     if noun.kind == "sex":
         word, yes = "male" if yes else "female", True
-    section, clause = "post_flag" if yes else "post_no_flag", "is " + "not " * (not yes) + word
-    if noun.forms[0].startswith("has "):
-        section = section.replace("flag", "has")
-        clause = ("has a " if yes else "has no ") + word
-    return Condition("", clause, q.say(section, c=word), f"{sql} = {literal(value)}")
+    section = f"post_{'' if yes else 'no_'}{'has' if has else 'flag'}"
+    verb = ("has a" if yes else "has no") if has else "is" if yes else "is not"
+    return Condition("", f"{verb} {word}", q.say(section, c=word), f"{sql} = {literal(value)}")
 
 
 def like(q, sql, table, column, name):
@@ -261,8 +251,7 @@ def compare(q, sql, table, column, name):
     v = q.spoken(value)
     if op == "between":
         low, high = sorted((value, q.cell(table, column)))
-        if low == high:
-            raise Reject
+        reject_if(low == high)
         words = q.say("between", v=q.spoken(low), w=q.spoken(high))
         return Condition(f"{name} is {words}", f"{name} {words}", "",
                          f"{sql} BETWEEN {literal(low)} AND {literal(high)}")
@@ -278,8 +267,7 @@ def compare(q, sql, table, column, name):
         post = ("after " if op == ">" else "before ") + v
     elif noun.kind == "year" and op == "=" and len(q.columns(table, "year", "date")) == 1:
         post = "in " + v
-    return Condition(f"{name} {q.say('is_' + section, v=v)}",
-                     q.say("with_" + section, c=name, v=v), post, f"{sql} {op} {literal(value)}")
+    return worded(q, name, section, v, f"{sql} {op} {literal(value)}", post)
 
 
 def tail(q, conditions, joint="and"):
@@ -287,8 +275,7 @@ def tail(q, conditions, joint="and"):
     clauses, shorts, posts, _ = zip(*conditions)
     if all(posts) and (not all(clauses) or q.maybe(0.6)):
         return f" {joint} ".join(posts) if len(posts) < 2 or joint == "or" else " ".join(posts)
-    if not all(clauses):
-        raise Reject
+    reject_if(not all(clauses))
     if all(shorts) and q.maybe(0.5):
         return q.say("with", text=f" {joint} ".join(shorts))
     return q.say("whose", text=f" {joint} ".join(clauses))
@@ -308,106 +295,105 @@ def paths(q, table):
                     if s.table not in (table, first.table) and s.up]
 
 
-def any_subject(q, table=None, counts=(45, 43, 12), join=0.36):
+def pick_path(q, found):
+    """One of the paths; long ones are preferred."""
+    far = [path for path in found if len(path) > 1]
+    return q.pick(far if far and q.maybe(0.6) else found)
+
+
+def any_subject(q, counts, join=0.36, table=None):
     """Rows of a table, under 0, 1 or 2 conditions of its own (weights: counts) or one on a joined
     table."""
-    table = table or q.any_table()
-    scope, joins = Scope(table), paths(q, table)
-    count = q.rng.choices((0, 1, 2), counts)[0]
-    if joins and not q.simple and q.maybe(join) and counts[1]:
-        far = [p for p in joins if len(p) > 1]
-        return joined_subject(q, scope, q.rng.choice(far if far and q.maybe(0.6) else joins))
-    if not count or not q.columns(table):
-        return Subject(scope)
-    return own_subject(q, scope, 1 if q.simple else count)
-
-
-def own_subject(q, scope, count):
-    """Rows under conditions on their own columns."""
-    columns = [q.pick(q.columns(scope.table()))] + [None] * (count - 1)
-    chosen = [condition(q, scope, 0, c) for c in columns]
+    s = Subject(table or q.any_table())
+    joins, count = paths(q, s.table), q.rng.choices((0, 1, 2), counts)[0]
+    if joins and not q.simple and q.maybe(join):
+        return joined_subject(q, s, pick_path(q, joins))
+    if not count or not q.columns(s.table):
+        return s
+    if count == 1 or q.simple:
+        label = q.database.labels[s.table]
+        one_condition(q, s, q.pick(q.columns(s.table)))
+        s.single = bool(label) and s.where.startswith(s.col(label) + " = ")
+        return s
+    chosen = [condition(q, s, 0, q.pick(q.columns(s.table))), condition(q, s)]
     sqls = [c.sql for c in chosen]
-    if count > 1 and (" OR " in "".join(sqls) or sqls[0].split()[0] == sqls[1].split()[0]):
-        raise Reject
-    joint = "or" if count > 1 and q.maybe(0.28) else "and"
-    label = q.database.labels[scope.table()]
-    single = count == 1 and label and sqls[0].startswith(scope.col(label) + " = ")
-    return Subject(scope, f" {joint.upper()} ".join(sqls), tail(q, chosen, joint), bool(single))
+    reject_if(" OR " in "".join(sqls) or sqls[0].split()[0] == sqls[1].split()[0])
+    joint = "or" if q.maybe(0.28) else "and"
+    s.where, s.tail = f" {joint.upper()} ".join(sqls), tail(q, chosen, joint)
+    return s
 
 
-def one_condition(q, scope):
-    """Rows under any one condition, keys included."""
-    one = condition(q, scope)
-    return Subject(scope, one.sql, tail(q, [one]))
+def one_condition(q, s, column=None):
+    """The subject's rows under one condition, on any column (keys included) where none is given."""
+    one = condition(q, s, 0, column)
+    s.where, s.tail = one.sql, tail(q, [one])
+    return s
 
 
-def joined_subject(q, scope, path):
-    """Rows under a condition on a joined table, and perhaps one of their own."""
-    one = condition(q, scope, scope.follow(path))
-    if " OR " in one.sql:
-        raise Reject
-    where, words = one.sql, attached(q, path, tail(q, [one]), one.clause or one.short)
-    if q.maybe(0.2):
-        own = one_condition(q, scope)
-        if " OR " not in own.where:
-            where, words = f"{own.where} AND {where}", f"{own.tail} and {words}"
-    return Subject(scope, where, words, many=not all(s.up for s in path))
-
-
-def attached(q, path, words, clause):
-    """'of the club named X', 'with matches after 2010', 'whose owner's age is above 3'"""
+def joined_subject(q, s, path):
+    """The subject's rows under a condition on a joined table ('of the club named X', 'with matches
+    after 2010', 'whose owner's age is above 3'), and perhaps one of their own."""
     table, role, up = path[-1].table, path[-1].role, path[-1].up
+    one = condition(q, s, s.follow(path))
+    reject_if(" OR " in one.sql)
+    where, words = one.sql, tail(q, [one])
     if len(path) == 1 and not up:
-        return q.say("down", those=f"{q.mention(table, many=True)} {words}",
-                     that=f"{q.mention(table)} {words}", role=f"as {role} " if role else "")
-    name = role if role and up else q.mention(table)
-    section = "across" if len(path) > 1 else "up_role" if role else "up"
-    return q.say(section, that=f"{name} {words}", clause=f"{name} {clause}")
+        words = q.say("down", those=f"{q.mention(table, many=True)} {words}",
+                      that=f"{q.mention(table)} {words}", role=role and f"as {role} ")
+    else:
+        name = role if up and role else q.mention(table)
+        section = "across" if len(path) > 1 else "up_role" if role else "up"
+        words = q.say(section, that=f"{name} {words}", clause=f"{name} {one.clause or one.short}")
+    if q.maybe(0.2):
+        one_condition(q, s)
+        if " OR " not in s.where:
+            where, words = f"{s.where} AND {where}", f"{s.tail} and {words}"
+    s.where, s.tail, s.many = where, words, not all(step.up for step in path)
+    return s
 
 
 def avoid(subject, *columns):
     """Nobody asks for the column that the question fixes."""
-    if any(f"{subject.scope.col(c)} {op}" in subject.where for c in columns for op in "=L"):
-        raise Reject
+    reject_if(any(f"{subject.col(c)} {op}" in subject.where for c in columns for op in "=L"))
 
 
 # ---------------------------------------------------------------------------------------------
 # Kinds of question over one subject
 
 def ask_select(q):
-    s = any_subject(q, counts=(28, 52, 20))
+    s = any_subject(q, (28, 52, 20))
     columns = q.shown(s.table)
     avoid(s, *columns)
     if s.single and q.maybe(0.8):
         return q.ask("select_one", s, columns)
     if columns == [q.database.labels[s.table]] and q.maybe(0.3):
-        return q.ask("which_person" if q.person(s.table) else "which", s, columns)
+        return q.ask("which_person" if q.kind(s.table) == "person" else "which", s, columns)
     return q.ask("select", s, columns)
 
 
 def ask_distinct(q):
-    s = any_subject(q, counts=(60, 34, 6))
+    s = any_subject(q, (60, 34, 6))
     columns = [q.group(s.table)] if q.maybe(0.75) else q.shown(s.table, 2)
     avoid(s, *columns)
     return q.ask("distinct", s, columns, "DISTINCT " + s.cols(columns))
 
 
 def ask_star(q):
-    return q.ask("star", any_subject(q, counts=(30, 60, 10), join=0), select="*")
+    return q.ask("star", any_subject(q, (30, 60, 10), join=0), select="*")
 
 
 def ask_count(q):
-    s, target = any_subject(q, counts=(28, 52, 20)), "*"
+    s, target = any_subject(q, (28, 52, 20)), "*"
     if s.many:
-        target = "DISTINCT " + s.scope.col(q.pick(q.columns(s.table, "key")))
+        target = "DISTINCT " + s.col(q.pick(q.columns(s.table, "key")))
     return q.ask("count", s, select=f"COUNT({target})")
 
 
 def ask_count_distinct(q):
-    s = any_subject(q, counts=(70, 27, 3), join=0.12)
+    s = any_subject(q, (70, 27, 3), join=0.12)
     column = q.group(s.table)
     avoid(s, column)
-    return q.ask("count_distinct", s, [column], f"COUNT(DISTINCT {s.scope.col(column)})")
+    return q.ask("count_distinct", s, [column], f"COUNT(DISTINCT {s.col(column)})")
 
 
 def agg(q, function, table, column):
@@ -416,7 +402,7 @@ def agg(q, function, table, column):
 
 
 def ask_aggregate(q):
-    s = any_subject(q, counts=(40, 50, 10))
+    s = any_subject(q, (40, 50, 10))
     functions = q.rng.sample(("AVG", "MAX", "MIN", "SUM"), q.rng.choices((1, 2, 3), (72, 20, 8))[0])
     column, same = q.numeric(s.table), q.maybe(0.75)
     columns = [column if same else q.numeric(s.table) for _ in functions]
@@ -427,34 +413,36 @@ def ask_aggregate(q):
     else:
         text = listing([agg(q, f, s.table, c) for f, c in zip(functions, columns)])
     alone = len(functions) == 1 and not s.tail and q.maybe(0.2)
-    select = ", ".join(f"{f}({s.scope.col(c)})" for f, c in zip(functions, columns))
+    select = ", ".join(f"{f}({s.col(c)})" for f, c in zip(functions, columns))
     return q.ask("aggregate_of" if alone else "aggregate", s, select=select, agg=text)
 
 
-def direction(q, table, column):
-    """'in descending order' or, where people say so, 'from oldest to youngest'."""
-    down, most = q.maybe(0.5), q.database.nouns[table, column].most
+def ordered(q, s, column):
+    """(words, ORDER BY): 'in descending order' or, where people say so, 'from oldest to
+    youngest'."""
+    down, most = q.maybe(0.5), q.database.nouns[s.table, column].most
+    sql = f"ORDER BY {s.col(column)}{' DESC' * down}"
     if most and q.maybe(0.3):
         first, last = most if down else most[::-1]
-        return q.say("order_most", first=first, last=last), " DESC" * down
+        return q.say("order_most", first=first, last=last), sql
     section = "order_down" if down else "order_plain" if q.maybe(0.35) else "order_up"
-    return q.say(section, col=q.mention(table, column)), " DESC" * down
+    return q.say(section, col=q.mention(s.table, column)), sql
 
 
 def ask_order(q):
-    s = any_subject(q, counts=(65, 30, 5), join=0.15)
+    s = any_subject(q, (65, 30, 5), join=0.15)
     column = q.sortable(s.table) if q.maybe(0.7) else q.pick(q.columns(s.table))
     columns = q.shown(s.table)
     avoid(s, column, *columns)
-    text, suffix = direction(q, s.table, column)
-    return q.ask("order", s, columns, rest=f"ORDER BY {s.scope.col(column)}{suffix}", order=text)
+    words, sql = ordered(q, s, column)
+    return q.ask("order", s, columns, rest=sql, order=words)
 
 
 def extreme(q, s, many=False):
     """(the subject with its superlative in words, column, the ORDER BY that puts it first)"""
     column, top = q.sortable(s.table), q.maybe(0.65)
     noun = q.database.nouns[s.table, column]
-    order = f"ORDER BY {s.scope.col(column)}{' DESC' * top}"
+    order = f"ORDER BY {s.col(column)}{' DESC' * top}"
     if noun.most and q.maybe(0.6):
         return f"{noun.most[not top]} {q.rows(s, many)}", column, order
     section = ("high" if top else "low") + "_time" * (noun.kind in TIMES)
@@ -464,17 +452,17 @@ def extreme(q, s, many=False):
 
 
 def ask_superlative(q):
-    s = any_subject(q, counts=(68, 28, 4), join=0.2)
+    s = any_subject(q, (68, 28, 4), join=0.2)
     columns, section = q.shown(s.table), "superlative"
     row, column, order = extreme(q, s)
     avoid(s, column, *columns)
     if columns == [q.database.labels[s.table]] and q.maybe(0.35):
-        section = "who_top" if q.person(s.table) else "which_top"
+        section = "who_top" if q.kind(s.table) == "person" else "which_top"
     return q.ask(section, s, columns, rest=f"{order} LIMIT 1", row=row)
 
 
 def ask_top(q):
-    s = any_subject(q, counts=(80, 18, 2), join=0.1)
+    s = any_subject(q, (80, 18, 2), join=0.1)
     columns, n = q.shown(s.table, 2), q.rng.choice((2, 3, 3, 3, 4, 5, 5, 6, 8, 10, 10))
     rows, _, order = extreme(q, s, many=True)
     return q.ask("top", s, columns, rest=f"{order} LIMIT {n}", rows=rows, n=q.number(n))
@@ -484,32 +472,33 @@ def ask_top(q):
 # Groups
 
 def grouped(q):
-    """(subject, column to group by, its SQL)"""
-    s = any_subject(q, counts=(75, 22, 3), join=0.12)
+    """(subject in groups, the column that these have in common)"""
+    s = any_subject(q, (75, 22, 3), join=0.12)
     column = q.group(s.table)
     avoid(s, column)
-    return s, column, s.scope.col(column)
+    s.by = s.col(column)
+    return s, column
 
 
-def ordered_by_count(q, section, s, column, select, group, **slots):
-    """A question about counts, at times in the order of the counts."""
+def ask_counts(q, joined=False):
+    """The rows of each group or the children of each parent, at times in order of the counts."""
+    if joined:
+        s, section = family(q), "join_count"
+        column = q.label(s.table)
+    else:
+        (s, column), section = grouped(q), "group_count"
     down, order, words = q.maybe(0.5), "", ""
     if q.maybe(0.2):
-        order = " ORDER BY COUNT(*)" + " DESC" * down
+        order = "ORDER BY COUNT(*)" + " DESC" * down
         words = q.say("by_count_down" if down else "by_count_up")
-    question, sql = q.ask(section, s, [column], select, f"GROUP BY {group}{order}", **slots)
+    question, sql = q.ask(section, s, [column], f"{s.col(column)}, COUNT(*)", order)
     return question + words, sql
 
 
-def ask_group_count(q):
-    s, column, sql = grouped(q)
-    return ordered_by_count(q, "group_count", s, column, f"{sql}, COUNT(*)", sql)
-
-
 def ask_group_aggregate(q):
-    s, column, sql = grouped(q)
+    s, column = grouped(q)
     number, function = q.numeric(s.table), q.rng.choice(("AVG", "MAX", "MIN", "SUM"))
-    name, text = s.scope.col(number), agg(q, function, s.table, number)
+    name, text = s.col(number), agg(q, function, s.table, number)
     call, draw = f"{function}({name})", q.rng.random()
     if draw < 0.1:
         text, call = q.say("number_and", agg=text), f"COUNT(*), {call}"
@@ -519,28 +508,27 @@ def ask_group_aggregate(q):
     elif draw < 0.32:
         other = q.group(s.table)
         avoid(s, other)
-        if other == column:
-            raise Reject
+        reject_if(other == column)
         text = q.say("number_different", cols=q.mention(s.table, other, True))
-        call = f"COUNT(DISTINCT {s.scope.col(other)})"
-    return q.ask("group_aggregate", s, [column], f"{sql}, {call}", f"GROUP BY {sql}", agg=text)
+        call = f"COUNT(DISTINCT {s.col(other)})"
+    return q.ask("group_aggregate", s, [column], f"{s.by}, {call}", agg=text)
 
 
 def ask_group_top(q):
-    s, column, sql = grouped(q)
+    s, column = grouped(q)
     down, draw, n, slots = q.maybe(0.75), q.rng.random(), 1, {}
-    section, by, select = "group_most" if down else "group_least", "COUNT(*)", sql
+    section, by, select = "group_most" if down else "group_least", "COUNT(*)", s.by
     if draw < 0.12:
         section, down, n = "group_most_n", True, q.rng.randint(2, 5)
         slots = dict(n=q.rng.choice((DIGITS[n], str(n))))
     elif draw < 0.26:
         number, function = q.numeric(s.table), q.rng.choice(("AVG", "SUM", "MAX"))
-        section, by = "group_top_agg", f"{function}({s.scope.col(number)})"
+        section, by = "group_top_agg", f"{function}({s.col(number)})"
         slots = dict(adj=q.say("high_agg" if down else "low_agg"),
                      agg=agg(q, function, s.table, number))
     elif draw > 0.85:
         select += ", COUNT(*)"
-    rest = f"GROUP BY {sql} ORDER BY {by}{' DESC' * down} LIMIT {n}"
+    rest = f"ORDER BY {by}{' DESC' * down} LIMIT {n}"
     question, query = q.ask(section, s, [column], select, rest, **slots)
     return question + (q.say("and_how_many") if draw > 0.85 else ""), query
 
@@ -550,22 +538,21 @@ def threshold(q):
     number = q.rng.choice((1, 1, 2, 2, 2, 3, 3, 4, 5, 10))
     section, op = q.rng.choice((("count_more", ">"), ("count_more", ">"), ("count_least", ">="),
                                 ("count_least", ">="), ("count_less", "<"), ("count_equal", "=")))
-    if op == "<" and number < 2:
-        raise Reject
+    reject_if(op == "<" and number < 2)
     return q.say(section, n=q.number(number)), f"HAVING COUNT(*) {op} {number}"
 
 
 def ask_having(q):
-    s, column, sql = grouped(q)
+    s, column = grouped(q)
     if not q.maybe(0.3):
         words, having = threshold(q)
-        return q.ask("having", s, [column], sql, f"GROUP BY {sql} {having}", amount=words)
+        return q.ask("having", s, [column], rest=having, amount=words)
     number, more = q.numeric(s.table), q.maybe(0.6)
     value = q.rng.choice(q.database.values[s.table, number])
     function = q.rng.choice(("AVG", "AVG", "MAX", "SUM"))
-    rest = (f"GROUP BY {sql} HAVING {function}({s.scope.col(number)}) {'>' if more else '<'} "
-            f"{literal(value)}")
-    return q.ask("having_aggregate", s, [column], sql, rest, agg=agg(q, function, s.table, number),
+    having = f"HAVING {function}({s.col(number)}) {'>' if more else '<'} {literal(value)}"
+    return q.ask("having_aggregate", s, [column], rest=having,
+                 agg=agg(q, function, s.table, number),
                  compared=q.say("is_more" if more else "is_less", v=str(value)))
 
 
@@ -575,7 +562,7 @@ def ask_having(q):
 def children_of(q, child, parent, role):
     """What a parent has many of; behind a bridge that is what the bridge leads to."""
     others = [e for e in q.database.edges if e[0] == child and e[2] != parent]
-    if q.kind(child, None) == "bridge" and others and not role and q.maybe(0.5):
+    if q.kind(child) == "bridge" and others and not role and q.maybe(0.5):
         return q.mention(others[0][2], many=True)
     return q.mention(child, many=True) + (f" as {role}" if role else "")
 
@@ -585,81 +572,67 @@ def any_edge(q):
 
 
 def family(q):
-    """(parents joined with their children, the child table, the children in words, the parents'
-    key in SQL)"""
+    """Parents, grouped, joined with their children."""
     child, column, parent, key, role = any_edge(q)
-    s, children = Subject(Scope(parent)), children_of(q, child, parent, role)
-    s.scope.follow([(child, key, column)])
+    s = Subject(parent)
+    s.children = children_of(q, child, parent, role)
+    s.follow([(child, key, column)])
+    s.by = s.col(key)
     if q.maybe(0.22):
-        one = condition(q, s.scope, 1)
-        if " OR " in one.sql or role or q.kind(child, None) == "bridge":
-            raise Reject
-        s.where, children = one.sql, f"{children} {tail(q, [one])}"
-    return s, child, children, s.scope.col(key)
+        one = condition(q, s, 1)
+        reject_if(" OR " in one.sql or role or q.kind(child) == "bridge")
+        s.where, s.children = one.sql, f"{s.children} {tail(q, [one])}"
+    return s
 
 
 def ask_join(q):
     """Columns of a table and of one it refers to, perhaps over a bridge between them."""
-    found = [p for t in q.tables for p in paths(q, t) if p[-1].up and q.columns(t)]
-    far = [p for p in found if len(p) > 1]
-    path, rest, order = q.pick(far if far and q.maybe(0.6) else found), "", ""
-    child, parent, role = path[0].start, path[-1].table, path[-1].role * (len(path) == 1)
-    scope, mine, theirs = Scope(child), q.label(child), q.label(parent)
-    at = scope.follow(path)
-    s = one_condition(q, scope) if q.maybe(0.3) else Subject(scope)
+    path = pick_path(q, [p for t in q.tables for p in paths(q, t) if p[-1].up and q.columns(t)])
+    s, parent, role = Subject(path[0].start), path[-1].table, path[-1].role * (len(path) == 1)
+    mine, theirs = q.label(s.table), q.label(parent)
+    at = s.follow(path)
+    if q.maybe(0.3):
+        one_condition(q, s)
     name, its = role or q.mention(parent), q.mention(parent, theirs)
     other = f"{role or q.mention(parent)} {q.mention(parent, theirs)}"
     if its.startswith(name + " "):
         other = its
-    if q.maybe(0.2):
-        by = q.pick(q.columns(child))
-        words, suffix = direction(q, child, by)
-        order, rest = f", {words}", f"ORDER BY {scope.col(by)}{suffix}"
-    select = f"{scope.col(mine)}, {scope.col(theirs, at)}"
-    question, query = q.ask("join", s, [mine], select, rest, other=other, its=its, parent=name)
-    return question + order, query
-
-
-def ask_join_count(q):
-    s, _, children, key = family(q)
-    label = q.label(s.table)
-    return ordered_by_count(q, "join_count", s, label, f"{s.scope.col(label)}, COUNT(*)", key,
-                            children=children)
+    order, rest = ordered(q, s, q.pick(q.columns(s.table))) if q.maybe(0.2) else ("", "")
+    question, query = q.ask("join", s, [mine], f"{s.col(mine)}, {s.col(theirs, at)}", rest,
+                            other=other, its=its, parent=name)
+    return question + (order and f", {order}"), query
 
 
 def ask_join_aggregate(q):
     """The average or total of a child's column for each parent."""
-    s, child, children, key = family(q)
+    s = family(q)
+    child = s.sources[1][0]
     number, label = q.numeric(child), q.label(s.table)
     function = q.rng.choice(("AVG", "SUM", "SUM", "MAX", "MIN"))
-    slots = dict(agg=agg(q, function, child, number), children=children)
-    value = f"{function}({s.scope.col(number, 1)})"
-    if q.maybe(0.35):
-        down = q.maybe(0.75)
-        return q.ask("join_top_agg", s, [label], adj=q.say("high_agg" if down else "low_agg"),
-                     rest=f"GROUP BY {key} ORDER BY {value}{' DESC' * down} LIMIT 1", **slots)
-    return q.ask("join_aggregate", s, [label], f"{s.scope.col(label)}, {value}",
-                 f"GROUP BY {key}", **slots)
+    text, value = agg(q, function, child, number), f"{function}({s.col(number, 1)})"
+    if not q.maybe(0.35):
+        return q.ask("join_aggregate", s, [label], f"{s.col(label)}, {value}", agg=text)
+    down = q.maybe(0.75)
+    return q.ask("join_top_agg", s, [label], rest=f"ORDER BY {value}{' DESC' * down} LIMIT 1",
+                 agg=text, adj=q.say("high_agg" if down else "low_agg"))
 
 
 def ask_join_top(q):
-    s, _, children, key = family(q)
+    s = family(q)
     columns, down, n = q.shown(s.table, 2), q.maybe(0.8), 1
-    section, select = "join_most" if down else "join_least", s.cols(columns)
+    section = "join_most" if down else "join_least"
     if down and q.maybe(0.12):
         section, n = "join_most_n", q.rng.choice((2, 3, 3, 5))
     counted = n == 1 and q.maybe(0.12)
-    question, query = q.ask(section, s, columns, select + ", COUNT(*)" * counted,
-                            f"GROUP BY {key} ORDER BY COUNT(*){' DESC' * down} LIMIT {n}",
-                            children=children, n=DIGITS[n])
+    question, query = q.ask(section, s, columns, s.cols(columns) + ", COUNT(*)" * counted,
+                            f"ORDER BY COUNT(*){' DESC' * down} LIMIT {n}", n=DIGITS[n])
     return question + (q.say("and_how_many") if counted else ""), query
 
 
 def ask_join_having(q):
-    s, _, children, key = family(q)
+    s = family(q)
     words, having = threshold(q)
-    return q.ask("join_having", s, q.shown(s.table, 2), rest=f"GROUP BY {key} {having}",
-                 children=children, amount=words)
+    return q.ask("join_having", s, q.shown(s.table, 2), rest=having, amount=words)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -667,7 +640,8 @@ def ask_join_having(q):
 
 def nested(q, table, where, words, counted):
     """A count or some columns of the rows that a nested query selects."""
-    s = Subject(Scope(table), where, words)
+    s = Subject(table)
+    s.where, s.tail = where, words
     if q.maybe(counted):
         return q.ask("count", s, select="COUNT(*)")
     return q.ask("select", s, q.shown(table, 2))
@@ -676,7 +650,7 @@ def nested(q, table, where, words, counted):
 def ask_compare_average(q):
     table = q.any_table()
     column = q.pick(q.columns(table, *NUMBERS, "year"))
-    inner = any_subject(q, table, counts=(70, 30, 0), join=0)
+    inner = any_subject(q, (70, 30, 0), join=0, table=table)
     more, draw = q.maybe(0.6), q.rng.random()
     function, section = "AVG", "above" if more else "below"
     if not inner.where and draw < 0.15:
@@ -693,52 +667,42 @@ def ask_compare_average(q):
 def ask_not_in(q, negated=True):
     """Parents without (or with) any child, perhaps only children of one sort."""
     child, column, parent, key, role = any_edge(q)
-    inner = any_subject(q, child, counts=(55 if negated else 0, 45, 0), join=0.15)
-    if any(inner.scope.table(at) == parent for at in range(len(inner.scope))):
-        raise Reject
+    inner = any_subject(q, (55 if negated else 0, 45, 0), 0.15, child)
+    reject_if(parent in [source[0] for source in inner.sources])
     if role:
         children = f"role as {role} in {q.rows(inner)}"
     else:
         children = q.rows(inner) if inner.where else children_of(q, child, parent, role)
     words = q.say("without" if negated else "having_some", children=children)
-    test = f"{quote(key)} {'NOT ' * negated}IN ({inner.sql(inner.scope.col(column))})"
+    test = f"{quote(key)} {'NOT ' * negated}IN ({inner.sql(inner.col(column))})"
     return nested(q, parent, test, words, 0.25)
 
 
-def ask_in(q):
-    return ask_not_in(q, negated=False)
-
-
-def two_linked(q, table, path):
-    """Rows of the table linked to two rows of another, each called by its name."""
-    other = path[-1].table
-    label, noun, joint = q.database.labels[other], q.mention(other), q.say("linked")
-    if not label:
-        raise Reject
-    for _ in "ab":
-        scope, value = Scope(table), q.cell(other, label)
-        where = f"{scope.col(label, scope.follow(path))} = {literal(value)}"
-        yield Subject(scope, where, f"{joint} {noun} {q.say('post_name', v=q.spoken(value))}")
-
-
-def set_query(section):
-    """A kind of question that joins two queries over the same tables by a set operator."""
-    def ask(q):
-        table = q.any_table()
-        down = [p for p in paths(q, table) if not all(s.up for s in p)]
-        if down and q.maybe(0.45):
-            a, b = two_linked(q, table, q.rng.choice(down))
-            column = q.label(table)
-        else:
-            column = q.group(table)
-            a, b = (one_condition(q, Scope(table)) for _ in "ab")
-            avoid(a, column)
-            avoid(b, column)
-        if a.where == b.where or " OR " in a.where + b.where:
-            raise Reject
-        question, _ = q.ask(section, Subject(Scope(table)), [column], a=a.tail, b=b.tail)
-        return question, f" {section.upper()} ".join(s.sql(s.scope.col(column)) for s in (a, b))
-    return ask
+def ask_set(q, operator):
+    """Two queries over the same tables, joined by a set operator: rows linked to two rows of
+    another table, each called by its name, or a column of rows under two conditions."""
+    table = q.any_table()
+    arms = a, b = Subject(table), Subject(table)
+    down = [p for p in paths(q, table) if not all(step.up for step in p)]
+    if down and q.maybe(0.45):
+        path = q.rng.choice(down)
+        other = path[-1].table
+        label, noun, joint = q.database.labels[other], q.mention(other), q.say("linked")
+        reject_if(not label)
+        for arm in arms:
+            value = q.cell(other, label)
+            arm.where = f"{arm.col(label, arm.follow(path))} = {literal(value)}"
+            arm.tail = f"{joint} {noun} {q.say('post_name', v=q.spoken(value))}"
+        column = q.label(table)
+    else:
+        column = q.group(table)
+        for arm in arms:
+            one_condition(q, arm)
+        avoid(a, column)
+        avoid(b, column)
+    reject_if(a.where == b.where or " OR " in a.where + b.where)
+    question, _ = q.ask(operator.lower(), Subject(table), [column], a=a.tail, b=b.tail)
+    return question, f" {operator} ".join(arm.sql(arm.col(column)) for arm in arms)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -749,13 +713,16 @@ KINDS = {"select": (25, ask_select), "distinct": (6.5, ask_distinct), "star": (1
          "count": (9, ask_count), "count_distinct": (4, ask_count_distinct),
          "aggregate": (8, ask_aggregate), "order": (7, ask_order),
          "superlative": (7, ask_superlative), "top": (2.2, ask_top),
-         "group_count": (6, ask_group_count), "group_aggregate": (4, ask_group_aggregate),
+         "group_count": (6, ask_counts), "group_aggregate": (4, ask_group_aggregate),
          "group_top": (6, ask_group_top), "having": (5, ask_having), "join": (6, ask_join),
-         "join_count": (6, ask_join_count), "join_aggregate": (4, ask_join_aggregate),
-         "join_top": (7, ask_join_top), "join_having": (6, ask_join_having),
+         "join_count": (6, partial(ask_counts, joined=True)),
+         "join_aggregate": (4, ask_join_aggregate), "join_top": (7, ask_join_top),
+         "join_having": (6, ask_join_having),
          "compare_average": (4, ask_compare_average), "not_in": (5, ask_not_in),
-         "in": (1.2, ask_in), "intersect": (7, set_query("intersect")),
-         "except": (7, set_query("except")), "union": (2, set_query("union"))}
+         "in": (1.2, partial(ask_not_in, negated=False)),
+         "intersect": (7, partial(ask_set, operator="INTERSECT")),
+         "except": (7, partial(ask_set, operator="EXCEPT")),
+         "union": (2, partial(ask_set, operator="UNION"))}
 SHARES = {kind: share for kind, (share, _) in KINDS.items()}
 SIMPLE = {"select": 40, "count": 25, "aggregate": 15, "order": 10, "superlative": 10}
 
@@ -803,27 +770,15 @@ def random_pairs(rng, lexicon, database, n, simple=0.0):
 # ---------------------------------------------------------------------------------------------
 # Looking and checking
 
-def check(seed, count, lexicon):
-    """Run the queries of `count` random databases; (queries, with rows) or raise on an error."""
-    rng, filled = random.Random(seed), []
-    for _ in range(count):
-        database = random_database(rng, lexicon)
-        connection = fill(database, rng)
-        filled += [bool(connection.execute(pair.query).fetchall())
-                   for pair in random_pairs(rng, lexicon, database, 6)]
-        connection.close()
-    return len(filled), sum(filled)
-
-
 def fill(database, rng, rows=12):
     """The database in SQLite's memory, rows drawn from the sample values; keys have each once."""
     connection = sqlite3.connect(":memory:")
     for table in database.schema.tables:
         names = [c.name for c in table.columns]
-        keys = {c.name for c in table.columns if c.primary}
         values = [database.values[table.name, name] for name in names]
-        count = min([rows] + [len(v) for name, v in zip(names, values) if name in keys])
-        drawn = [[v[i] if name in keys else rng.choice(v) for name, v in zip(names, values)]
+        keys = [c.primary for c in table.columns]
+        count = min([rows] + [len(v) for v, key in zip(values, keys) if key])
+        drawn = [[v[i] if key else rng.choice(v) for v, key in zip(values, keys)]
                  for i in range(count)]
         connection.execute(f"CREATE TABLE {quote(table.name)} ({', '.join(map(quote, names))})")
         connection.executemany(f"INSERT INTO {quote(table.name)} VALUES "
@@ -846,8 +801,13 @@ def main():
         for pair in random_pairs(rng, lexicon, database, min(4, args.show - i)):
             print(f"  [{pair.kind}] {pair.question}\n      {pair.query}")
     if args.check:
-        total, filled = check(args.seed, args.check, lexicon)
-        print(f"{total} queries ran, {filled / total:.1%} with rows")
+        rng, filled = random.Random(args.seed), []
+        for _ in range(args.check):
+            database = random_database(rng, lexicon)
+            with closing(fill(database, rng)) as connection:
+                filled += [bool(connection.execute(pair.query).fetchall())
+                           for pair in random_pairs(rng, lexicon, database, 6)]
+        print(f"{len(filled)} queries ran, {sum(filled) / len(filled):.1%} with rows")
 
 
 if __name__ == "__main__":

@@ -7,26 +7,24 @@ of the phrasings is held out: Lexicon(heldout=True) draws only those, for measur
 
 import re
 import zlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.pretraining.asking import plural, read_sections
 from data.schema import Column, Schema, Table
 
-SLOT = re.compile(r"\{(\w+)\}")
-CHOICE = re.compile(r"<([^<>]*)>")
 OPEN = ("noun", "adjective", "first", "last", "city", "country", "brand")  # sections of words
 RUDE = re.compile(r"f[ou]+c|fuk|fag|shi?t|cun|cum|coc?k|dic?k|nig|rap|sex|tit|pis|slu|por?n|anal")
 TYPES = {"year": "number", "date": "time", "datetime": "time", "clock": "time",
          "flag": "text", "bit": "boolean"}
 NUMBERS = ("small", "count", "mid", "big", "money", "rate", "float")
-ABBREVIATED = {"number": ("num", "no", "nbr"), "department": ("dept",), "address": ("addr",),
-               "average": ("avg",), "quantity": ("qty",), "amount": ("amt",), "maximum": ("max",),
-               "description": ("desc", "descr"), "account": ("acct", "acc"), "type": ("typ",),
-               "minimum": ("min",), "first": ("f",), "last": ("l",), "organization": ("org",),
-               "position": ("pos",), "percent": ("pct",), "reference": ("ref",), "code": ("cd",),
-               "telephone": ("tel",), "category": ("cat",), "manager": ("mgr",), "year": ("yr",),
-               "employee": ("emp",), "customer": ("cust",), "product": ("prod",)}
+ABBREVIATED = {name: short for name, *short in map(str.split, """
+    number num no nbr, department dept, address addr, average avg, quantity qty, amount amt,
+    maximum max, minimum min, description desc descr, account acct acc, type typ, first f, last l,
+    organization org, position pos, percent pct, reference ref, code cd, telephone tel,
+    category cat, manager mgr, year yr, employee emp, customer cust, product prod
+    """.split(","))}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -51,8 +49,8 @@ def read_noun(line):
     """'age | small | years of age | oldest, youngest | older, younger'"""
     name, kind, *rest = [part.strip() for part in line.split("|")]
     lists = [tuple(w.strip() for w in part.split(",") if w.strip()) for part in rest]
-    synonyms, most, more = (lists + [()] * 3)[:3]
-    return Noun((name, *synonyms), kind, most, more)
+    synonyms, *ends = lists or [()]
+    return Noun((name, *synonyms), kind, *ends)
 
 
 class Lexicon:
@@ -63,9 +61,11 @@ class Lexicon:
     def __init__(self, heldout, folder=None, phrasings=None):
         sections = read_sections(Path(folder or Path(__file__).parent) / "words.txt")
         self.heldout = heldout
-        fresh = heldout if phrasings is None else phrasings
-        self.phrases = {name[7:]: self._marked(lines, fresh) for name, lines in sections.items()
-                        if name.startswith("phrase ")}
+        fresh, self.phrases = heldout if phrasings is None else phrasings, {}
+        for name in sections:
+            if name.startswith("phrase "):      # ~ marks those held out
+                chosen = [line for line in sections[name] if line.startswith("~") == fresh]
+                self.phrases[name[7:]] = [line.lstrip("~ ") for line in chosen or sections[name]]
         self.entities, self.attributes, self.heads = (
             [read_noun(line) for line in sections[s]] for s in ("entity", "attribute", "head"))
         # words that the phrasings or the typical names use are seen in training in any case
@@ -78,27 +78,18 @@ class Lexicon:
         self.held = {w for w in lowered if held_out(w)} - common
         self.held -= {plural(w) for w in lowered - self.held}
         self.known = lowered | common
-        self.words = {k: [w.replace("_", " ") for w in v if self._mine(w)]
+        allowed = self.held if heldout else lowered - self.held
+        self.words = {k: [w.replace("_", " ") for w in v if allowed >= {*w.lower().split("_")}]
                       for k, v in words.items()}
         self.syllables = [s for o in "b br c ch d dr f fl g gr h j k kl l m n p pr qu r s sk st t "
                           "tr v w z".split() for v in "a e i o u a e i o ai ee ou".split()
                           for c in ("", "", "", "", "n", "r", "l", "s", "m", "x", "t", "ck")
                           for s in [o + v + c] if held_out(s) == heldout]
 
-    def _mine(self, word):
-        held = [part in self.held for part in word.lower().split("_")]
-        return all(held) if self.heldout else not any(held)
-
-    @staticmethod
-    def _marked(lines, fresh):
-        """Phrasings to use: those marked with ~ (held out) or those without the mark."""
-        chosen = [line for line in lines if line.startswith("~") == fresh]
-        return [line.lstrip("~ ") for line in chosen or lines]
-
     def say(self, rng, section, slots):
         """A phrasing of the section: <a|b> is a choice, {x} a slot or else another section."""
-        text = rng.choice(self.phrases[section])
-        text = CHOICE.sub(lambda m: rng.choice(m[1].split("|")), text)
+        text = re.sub("<([^<>]*)>", lambda choice: rng.choice(choice[1].split("|")),
+                      rng.choice(self.phrases[section]))
 
         def fill(match):
             if match[1] in slots:
@@ -107,7 +98,7 @@ class Lexicon:
             inside = match.start() and text[match.start() - 2] != "?"
             return part[0].lower() + part[1:] if inside and part[:2] != "I " else part
 
-        return SLOT.sub(fill, text)
+        return re.sub(r"\{(\w+)\}", fill, text)
 
     def invent(self, rng):
         """A pronounceable word that nobody has seen."""
@@ -131,12 +122,6 @@ class Lexicon:
             return self.invent(rng) + " " + rng.choice(noun)
         return rng.choice(noun) + " " + rng.choice("bcdkxz123457")
 
-    def value(self, rng, kind):
-        """One cell value of the kind: str, int or float."""
-        if kind in ("first", "last", "country", "brand"):
-            return rng.choice(self.words[kind])
-        return VALUES[kind](self, rng)
-
 
 # ---------------------------------------------------------------------------------------------
 # Values
@@ -155,12 +140,6 @@ def title(lexicon, rng):
     return text if rng.random() < 0.85 else text.lower()
 
 
-def word(lexicon, rng):
-    pool = rng.choice(("noun", "noun", "adjective", "brand", None))
-    text = rng.choice(lexicon.words[pool]) if pool else lexicon.invent(rng)
-    return rng.choice((str.capitalize, str.capitalize, str.capitalize, str.lower, str.upper))(text)
-
-
 def person(lexicon, rng):
     last = rng.choice(lexicon.words["last"])
     if rng.random() < 0.25:
@@ -173,17 +152,18 @@ def person(lexicon, rng):
     return f"{first} {last}"
 
 
-def city(lexicon, rng):
-    known = rng.random() < 0.75
-    return rng.choice(lexicon.words["city"]) if known else lexicon.invent(rng).capitalize()
-
-
 def code(lexicon, rng):
     letters = "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(rng.choice((1, 2, 3))))
     digits = str(rng.randrange(10 ** rng.choice((2, 3, 4))))
     if rng.random() < 0.1:
         return digits
     return rng.choice((letters, letters + digits, f"{letters}-{digits}", letters + letters[:1]))
+
+
+def word(lexicon, rng):
+    pool = rng.choice(("noun", "noun", "adjective", "brand", None))
+    text = rng.choice(lexicon.words[pool]) if pool else lexicon.invent(rng)
+    return rng.choice((str.capitalize, str.capitalize, str.capitalize, str.lower, str.upper))(text)
 
 
 def date(lexicon, rng):
@@ -194,9 +174,11 @@ def clock(lexicon, rng):
     return f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}"
 
 
+# kind: a cell value; other kinds are sections of words
 VALUES = {
-    "title": title, "word": word, "person": person, "city": city, "code": code, "date": date,
-    "clock": clock,
+    "title": title, "word": word, "person": person, "code": code, "date": date, "clock": clock,
+    "city": lambda x, rng: (rng.choice(x.words["city"]) if rng.random() < 0.75
+                            else x.invent(rng).capitalize()),
     "email": lambda x, rng: f"{rng.choice(x.words['first']).lower()}@{x.invent(rng)}.com",
     "datetime": lambda x, rng: f"{date(x, rng)} {clock(x, rng)}:{rng.randint(0, 59):02}",
     "year": lambda x, rng: rng.randint(1900, 2024),
@@ -263,9 +245,8 @@ class Draft:
     def __init__(self, rng, lexicon):
         self.rng, self.lexicon, self.style = rng, lexicon, Style(rng)
         self.share = 0.1 if lexicon.heldout else 0.4    # of typical names among all names
-        self.tables, self.edges, self.hidden = [], [], []
+        self.tables, self.edges, self.declared = [], [], []
         self.nouns, self.values, self.labels, self.keys = {}, {}, {}, {}
-        self.taken = set()
 
     def entity(self):
         """(noun, spelled name) of a new table."""
@@ -276,8 +257,7 @@ class Draft:
                 noun = Noun((self.lexicon.open_name(self.rng, True),), "thing")
             name = plural(noun.forms[0]) if self.style.many else noun.forms[0]
             spelled = self.style.spell(self.style.prefix + name, self.style.table_case)
-            if spelled.lower() not in self.taken:
-                self.taken.add(spelled.lower())
+            if spelled.lower() not in [table.name.lower() for table in self.tables]:
                 return noun, spelled
 
     def attribute(self):
@@ -301,12 +281,13 @@ class Draft:
     def samples(self, kind):
         if kind in PAIRS:
             return list(self.rng.choice(PAIRS[kind]))
-        draws = [self.lexicon.value(self.rng, kind) for _ in range(self.rng.randint(4, 8))]
-        return list(dict.fromkeys(draws))
+        value = VALUES.get(kind, lambda lexicon, rng: rng.choice(lexicon.words[kind]))
+        count = self.rng.randint(4, 8)
+        return list(dict.fromkeys(value(self.lexicon, self.rng) for _ in range(count)))
 
-    def column(self, table, noun, values=None, primary=False, phrase=None, spelled=None):
+    def column(self, table, noun, values=None, primary=False, spelled=None):
         """Add a column if its name is still free in the table; the spelled name or None."""
-        spelled = spelled or self.style.spell(phrase or noun.forms[0])
+        spelled = spelled or self.style.spell(noun.forms[0])
         taken = [c.name.lower() for c in self.current] + [
             f for c in self.current for f in self.nouns[table, c.name].forms]
         if spelled.lower() in taken or noun.forms[0] in taken:
@@ -323,7 +304,8 @@ class Draft:
         if self.rng.random() >= self.style.own_prefix:
             return self.column(table, noun)
         long = f"{entity.forms[0]} {noun.forms[0]}"
-        return self.column(table, replace(noun, forms=noun.forms + (long,)), phrase=long)
+        noun = replace(noun, forms=noun.forms + (long,))
+        return self.column(table, noun, spelled=self.style.spell(long))
 
     def key(self, table, entity):
         rng, name, habit = self.rng, entity.forms[0], self.style.key
@@ -337,7 +319,8 @@ class Draft:
             values = [v + rng.choice((100, 1000, 10000)) for v in values]
         text = name[0] + "id" if habit == "initial" else habit.format(e=name)
         forms = ("id", text) if habit == "initial" else dict.fromkeys((text, text.split()[-1]))
-        self.keys[table] = self.column(table, Noun(tuple(forms), "key"), values, True, text)
+        self.keys[table] = self.column(table, Noun(tuple(forms), "key"), values, True,
+                                       self.style.spell(text))
 
     def label(self, table, entity):
         """The column that rows are called by."""
@@ -375,8 +358,8 @@ class Draft:
         column = self.column(table, Noun(forms, "link"), self.values[parent, key], spelled=spelled)
         if column:
             self.edges.append((table, column, parent, key, role))
-            if rng.random() < 0.05:
-                self.hidden.append((table, column))
+            if rng.random() >= 0.05:
+                self.declared.append((table, column, parent, key))
 
 
 def add_table(draft, links=()):
@@ -406,20 +389,16 @@ def add_table(draft, links=()):
 
 def distinct_nouns(nouns):
     """Drop other readings that would also fit another name; add unambiguous short ones."""
-    seen, parts, result = {}, {}, {}
-    for noun in nouns.values():
-        for form in dict.fromkeys(noun.forms):
-            seen[form] = seen.get(form, 0) + 1
-        for part in set(noun.forms[0].split()):
-            parts[part] = parts.get(part, 0) + 1
+    seen = Counter(form for noun in nouns.values() for form in set(noun.forms))
+    parts = Counter(part for noun in nouns.values() for part in set(noun.forms[0].split()))
+    result = {}
     for (table, column), noun in nouns.items():
         own = column is not None and noun.kind in ("key", "person", "title", "word", "link")
         keep = [f for f in noun.forms[1:] if seen[f] == 1 or own]
         last = noun.forms[0].split()[-1]
         if noun.kind not in ("key", "link") and parts[last] == 1 and len(last) > 2:
             keep.append(last)
-        forms = tuple(dict.fromkeys([noun.forms[0], *keep]))
-        result[table, column] = replace(noun, forms=forms)
+        result[table, column] = replace(noun, forms=tuple(dict.fromkeys([noun.forms[0], *keep])))
     return result
 
 
@@ -427,7 +406,6 @@ def random_database(rng, lexicon, max_tables=None):
     """A random schema with sample values and the words people use for its names."""
     draft = Draft(rng, lexicon)
     count = rng.choices((1, 2, 3, 4, 5, 6, 7), (14, 30, 29, 14, 7, 3, 3))[0]
-    add_table(draft)
     while len(draft.tables) < min(count, max_tables or count):
         keyed = [t.name for t in draft.tables if draft.keys.get(t.name)]
         if len(keyed) > 1 and rng.random() < 0.62:
@@ -439,7 +417,6 @@ def random_database(rng, lexicon, max_tables=None):
     tables = tuple(draft.tables)
     if rng.random() < 0.4:
         tables = tuple(rng.sample(tables, len(tables)))
-    keys = tuple(e[:4] for e in draft.edges if (e[0], e[1]) not in draft.hidden)
-    schema = Schema(lexicon.open_name(rng).replace(" ", "_"), tables, keys)
+    schema = Schema(lexicon.open_name(rng).replace(" ", "_"), tables, tuple(draft.declared))
     return RandomDatabase(schema, draft.values, distinct_nouns(draft.nouns), tuple(draft.edges),
                           draft.labels)
