@@ -70,10 +70,8 @@ class _Scope:
 
     def first_alias(self):
         """Number of the first T alias: above the outer ones only where both are in use here."""
-        return 1 + (self.parent.last_alias() if self.correlated else 0)
-
-    def last_alias(self):
-        return self.first_alias() + len(self.sources) - 1
+        outer = self.parent
+        return outer.first_alias() + len(outer.sources) if self.correlated else 1
 
     def alias(self, position):
         several = len(self.sources) > 1 or self.referenced or self.correlated and self.aliaslike
@@ -126,16 +124,14 @@ class _Resolver:
             if any(isinstance(part, Column) and part.source is not None and part.source < start
                    for part in walk(inner)):         # bound anew wherever it is used
                 raise SQLError("WITH that reads a SELECT around it", 0)
-            columns = cte.columns or self.outputs(inner)
-            self.ctes = {**self.ctes, fold(cte.name): (cte.name, columns, inner)}
+            self.ctes[fold(cte.name)] = cte.name, cte.columns or self.outputs(inner), inner
         ctes = tuple([replace(cte, query=self.ctes[fold(cte.name)][2]) for cte in query.ctes])
         arms, scopes = zip(*[self.select(arm, parent, derived) for arm in query.arms])
-        first = scopes[0]
-        order = tuple([replace(term, expression=self.ordered(term.expression, first))
+        order = tuple([replace(term, expression=self.ordered(term.expression, scopes[0]))
                        for term in query.order])
         for term in order:
-            _check_order(term.expression, first, arms, derived)
-        limit, offset = [self.expression(part, first) for part in (query.limit, query.offset)]
+            _check_order(term.expression, scopes[0], arms, derived)
+        limit, offset = [self.expression(part, scopes[0]) for part in (query.limit, query.offset)]
         self.ctes = outer
         return Query(arms, query.ops, order, limit, offset, ctes)
 
@@ -215,11 +211,9 @@ class _Resolver:
         """An ORDER BY term: a name means the item of that alias before any column."""
         term = _uncollated(tree)
         named = isinstance(term, Column) and not term.qualifier
-        new = scope.aliases.get(fold(term.name)) if named else None
-        if new:
-            new = rewrite(tree, lambda part: new if part is term else None)
-        else:
-            new = self.expression(tree, scope)
+        meant = scope.aliases.get(fold(term.name)) if named else None
+        new = (rewrite(tree, lambda part: meant if part is term else None) if meant
+               else self.expression(tree, scope))
         _check_term(tree, new, scope)
         return new
 
@@ -307,11 +301,10 @@ def _ordered_sides(on, numbers):
     Columns of numbers only: = compares text by the collation of its left side.
     """
     def swap(part):
-        if isinstance(part, Binary) and part.op == "=":
-            left, right = part.left, part.right
-            if all(isinstance(side, Column) and (side.table, side.name) in numbers
-                   for side in (left, right)) and left.source > right.source:
-                return Binary("=", right, left)
+        match part:
+            case Binary("=", Column() as left, Column() as right) if left.source > right.source:
+                if numbers.issuperset([(left.table, left.name), (right.table, right.name)]):
+                    return Binary("=", right, left)
     return rewrite(on, swap)
 
 
