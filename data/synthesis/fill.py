@@ -6,9 +6,9 @@
 Links are filled with declared foreign keys only; a composite key is joined on all its columns.
 """
 
+import math
 import re
-from collections import deque
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
 
 from data.schema import read_schema
@@ -30,7 +30,7 @@ class Database:
 
     def __init__(self, schema, db_path):
         self.schema, self.path, self.profiles = schema, db_path, Profiles(db_path)
-        self._fitting, self._fits = {}, {}
+        self.fitting, self.fits = cache(self.fitting), cache(self.fits)
         self.column = {(table.name, column.name): column
                         for table in schema.tables for column in table.columns}
         self._spelled = {(table.lower(), name.lower()): (table, name)
@@ -79,30 +79,23 @@ class Database:
 
     def distances(self, start):
         """{table: number of keys on the shortest path}, unreachable tables left out."""
-        found, queue = {start: 0}, deque([start])
-        while queue:
-            table = queue.popleft()
+        found, reached = {start: 0}, [start]
+        for table in reached:                    # grows meanwhile
             for (child, _), (parent, _) in self.keys:
                 for other in (child, parent) if table in (child, parent) else ():
                     if other not in found:
                         found[other] = found[table] + 1
-                        queue.append(other)
+                        reached.append(other)
         return found
 
     def fitting(self, table, kind):
         """The columns of a table that make sense in a slot; kind: its (type, role, uses)."""
-        if (table, kind) not in self._fitting:
-            self._fitting[table, kind] = [
-                column for column in self.kinds[table].get(kind[:2], ())
+        return [column for column in self.kinds[table].get(kind[:2], ())
                 if quality.suits(column, *kind[1:], self.profiles.of(table, column.name))]
-        return self._fitting[table, kind]
 
     def fits(self, table, needs):
         """Has the table columns enough for a table slot? needs: one of Template.needs."""
-        if (table, needs) not in self._fits:
-            self._fits[table, needs] = all(
-                len(self.fitting(table, kind)) >= count for kind, count in needs)
-        return self._fits[table, needs]
+        return all(len(self.fitting(table, kind)) >= count for kind, count in needs)
 
 
 def fill(template, database, rng):
@@ -120,7 +113,12 @@ def bind(template, database, rng):
     template = _complete_keys(template, database, columns)
     for index, slot in enumerate(template.columns):
         if index not in columns:
-            columns[index] = _choose_column(slot, tables[slot.table], columns, database, rng)
+            table, taken = tables[slot.table], columns.values()
+            free = [(table, column.name) for column in database.fitting(table, slot[1:])
+                    if (table, column.name) not in taken]
+            if not free:
+                raise Unfilled("too few columns with such values")
+            columns[index] = rng.choice(free)
     places = [columns[index] for index in range(len(template.columns))]
     profiles = [database.profiles.of(*place) for place in places]
     chosen = [database.column[place] for place in places]
@@ -142,16 +140,12 @@ def _place_tables(template, database, rng):
     if placed is None:
         raise Unfilled(IMPOSSIBLE)
     tables, columns = placed
-    for slot in range(template.tables):
-        if slot in tables:
-            continue
+    for slot in [slot for slot in range(template.tables) if slot not in tables]:
         free = [table.name for table in database.schema.tables
                 if table.name not in tables.values()
                 and database.fits(table.name, template.needs[slot])]
-        weights = [1.0] * len(free)
-        if tables:
-            distances = database.distances(tables[min(tables)])
-            weights = [GAMMA ** distances[name] if name in distances else 0.0 for name in free]
+        distances = database.distances(tables[min(tables)]) if tables else dict.fromkeys(free, 0)
+        weights = [GAMMA ** distances.get(name, math.inf) for name in free]
         if not any(weights):
             raise Unfilled("no such table nearby" if tables else IMPOSSIBLE)
         tables[slot] = rng.choices(free, weights)[0]
@@ -216,14 +210,6 @@ def _place_link(link, key, template, database, tables, columns):
             return None
     apart = len(set(tables.values())) == len(tables) and len(set(columns.values())) == len(columns)
     return (tables, columns) if apart else None
-
-
-def _choose_column(slot, table, taken, database, rng):
-    free = [column for column in database.fitting(table, slot[1:])
-            if (table, column.name) not in taken.values()]
-    if not free:
-        raise Unfilled("too few columns with such values")
-    return table, rng.choice(free).name
 
 
 _SMALL = {"count": (1, 1, 2, 2, 2, 3, 3, 4, 5), "limit": (2, 3, 3, 3, 3, 5, 5, 10)}   # as in Spider

@@ -4,7 +4,7 @@ import re
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 from data.prompts.values import Meter
 from data.sql import quote_name
@@ -67,27 +67,21 @@ class Profiles:
     """
 
     def __init__(self, db_path):
-        self.path, self._connection, self._known, self.skipped = db_path, None, {}, []
+        self.path, self._connection, self.skipped = db_path, None, []
+        self.of = cache(self.of)
 
     def of(self, table, column):
         """The Profile of a column; of an empty one where the database lacks it."""
-        key = (table, column)
-        if key not in self._known:
-            # A qualified name: SQLite reads an unknown bare one in double quotes as text.
-            name, some = f"{quote_name(table)}.{quote_name(column)}", quote_name(table)
-            self._known[key] = self._safely(name, lambda: self._read(some, name)) or Profile(
-                0, 0, 0, (), False)
-        return self._known[key]
+        # A qualified name: SQLite reads an unknown bare one in double quotes as text.
+        name, some = f"{quote_name(table)}.{quote_name(column)}", quote_name(table)
+        return self._safely(name, lambda: self._read(some, name)) or Profile(0, 0, 0, (), False)
 
     def identify(self, places):
         """Do the values of these columns of one table, [(table, column)], identify a row?"""
-        key = tuple(places)
-        if key not in self._known:
-            names = ", ".join(quote_name(column) for _, column in places)
-            sql = (f"SELECT 1 FROM (SELECT {names} FROM {quote_name(places[0][0])} LIMIT {ROWS}) "
-                   f"GROUP BY {names} HAVING COUNT(*) > 1 LIMIT 1")
-            self._known[key] = self._safely(names, lambda: not self._ask(sql))
-        return self._known[key]
+        names = ", ".join(quote_name(column) for _, column in places)
+        sql = (f"SELECT 1 FROM (SELECT {names} FROM {quote_name(places[0][0])} LIMIT {ROWS}) "
+               f"GROUP BY {names} HAVING COUNT(*) > 1 LIMIT 1")
+        return self._safely(names, lambda: not self._ask(sql))
 
     def unique_columns(self, table):
         """Names of the columns that a unique index has for itself."""
@@ -117,7 +111,10 @@ class Profiles:
         """What read() returns, or None where SQLite fails: tables.json may list what the file does
         not have, a view may never finish, a column may need a collation that SQLite lacks."""
         try:
-            self._connect()
+            if self._connection is None:
+                self._connection = sqlite3.connect(database_uri(self.path), uri=True)
+                self._connection.text_factory = lambda cell: cell.decode("utf-8", "replace")
+                self._meter = Meter(self._connection)
             with self._meter.share(1 / 20):
                 return read()
         except (OSError, sqlite3.Error, UnicodeError) as problem:
@@ -126,12 +123,6 @@ class Profiles:
                 raise DataError(f"{self.path}: {problem}") from problem
             if not re.match("no such (table|column)", str(problem)):
                 self.skipped.append(f"column {name}: {problem}")
-
-    def _connect(self):
-        if self._connection is None:
-            self._connection = sqlite3.connect(database_uri(self.path), uri=True)
-            self._connection.text_factory = lambda cell: cell.decode("utf-8", "replace")
-            self._meter = Meter(self._connection)
 
     def _ask(self, sql):
         return self._connection.execute(sql).fetchall()

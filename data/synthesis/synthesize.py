@@ -90,21 +90,19 @@ class _Synthesis:
                 continue
             try:
                 wide, binding = bind(form, self.databases[db], self.rng)
-                return self.fresh(_Draft(wide, db, binding, render(wide.pieces, binding)))
             except Unfilled as problem:
                 why = str(problem)
                 if why == IMPOSSIBLE:
                     self.impossible.add((template.key, db))
+                continue
+            sql = render(wide.pieces, binding)       # in canonical form already
+            if sql in self.exclude:
+                return "in train or val"
+            if (db, sql) in self.seen:
+                return "made before"
+            self.seen.add((db, sql))
+            return _Draft(wide, db, binding, sql)
         return f"unfilled: {why}"
-
-    def fresh(self, draft):
-        """The draft, unless its query is known. A filled template is in canonical form already."""
-        if draft.sql in self.exclude:
-            return "in train or val"
-        if (draft.db, draft.sql) in self.seen:
-            return "made before"
-        self.seen.add((draft.db, draft.sql))
-        return draft
 
     def judge(self, drafts):
         """The reason to reject each draft, or "" for those it keeps."""

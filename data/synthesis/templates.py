@@ -67,7 +67,7 @@ class Template:
     columns: tuple = field(compare=False, repr=False)    # of ColumnSlot
     values: tuple = field(compare=False, repr=False)     # of ValueSlot
     links: tuple = field(compare=False, repr=False)      # of Link: the foreign keys it needs
-    _variants: dict = field(compare=False, repr=False, default_factory=dict)
+    _variants: dict = field(compare=False, repr=False, default_factory=dict, init=False)
 
     @cached_property
     def pieces(self):
@@ -118,8 +118,7 @@ class Template:
                 zip((part.left, part.right), pair)]) for pair in more]])
 
         links = self.links + tuple([Link(*pair, link.declared) for pair in pairs])
-        return replace(self, tree=rewrite(self.tree, widen), columns=columns, links=links,
-                       _variants={})
+        return replace(self, tree=rewrite(self.tree, widen), columns=columns, links=links)
 
     @cached_property
     def flaw(self):
@@ -134,7 +133,7 @@ class Template:
         if seed not in self._variants:
             rng = random.Random(seed)
             tree = rewrite(self.tree, lambda part: _redrawn(part, self.values, rng))
-            other = replace(self, key=f"{self.key}#{seed}", tree=tree, _variants={})
+            other = replace(self, key=f"{self.key}#{seed}", tree=tree)
             self._variants[seed] = self if other.flaw or tree == self.tree else other
         return self._variants[seed]
 
@@ -268,32 +267,35 @@ class _Extractor:
 
     def slot(self, part):
         """The change that rewrite() makes: names and literals in known places become slots."""
-        if isinstance(part, Column):
-            return replace(part, name=f"\0c{self.column(part)}\0", quoted=False, table=None)
-        if isinstance(part, Source) and isinstance(part.table, str):
-            name = f"\0t{self.tables[part.table]}\0"
-            return replace(part, table=name, on=rewrite(part.on, self.slot))
-        if isinstance(part, Binary) and part.op in COMPARISONS and isinstance(part.right, Literal):
-            value = self.value(COMPARISONS[part.op], part.left, part.right)
-            return Binary(part.op, rewrite(part.left, self.slot), value)
-        if isinstance(part, Between):
-            low, high = [self.value("range", part.operand, end) for end in (part.low, part.high)]
-            return Between(rewrite(part.operand, self.slot), low, high, part.negated)
-        if isinstance(part, In) and isinstance(part.options, tuple):
-            options = [self.value("equal", part.operand, option) for option in part.options]
-            return In(rewrite(part.operand, self.slot), tuple(options), part.negated)
-        if isinstance(part, Query) and part.limit and to_sql(part.limit) != "1":
-            rest = rewrite(replace(part, limit=None), self.slot)     # LIMIT 1 is "the most": fixed
-            return replace(rest, limit=self.value("limit", None, part.limit))
+        match part:
+            case Column():
+                return replace(part, name=f"\0c{self.column(part)}\0", quoted=False, table=None)
+            case Source(table=str() as name, on=on):
+                return replace(part, table=f"\0t{self.tables[name]}\0", on=rewrite(on, self.slot))
+            case Binary(op, left, Literal() as right) if op in COMPARISONS:
+                value = self.value(COMPARISONS[op], left, right)
+                return Binary(op, rewrite(left, self.slot), value)
+            case Between(operand, low, high, negated):
+                ends = [self.value("range", operand, end) for end in (low, high)]
+                return Between(rewrite(operand, self.slot), *ends, negated)
+            case In(operand, tuple() as options, negated):
+                options = tuple([self.value("equal", operand, option) for option in options])
+                return In(rewrite(operand, self.slot), options, negated)
+            case Query(limit=limit) if limit and limit != Literal("number", "1"):
+                rest = rewrite(replace(part, limit=None), self.slot)     # LIMIT 1 says "the most"
+                return replace(rest, limit=self.value("limit", None, limit))
         return None
 
     def value(self, kind, subject, part):
         """A literal that is compared with a column or an aggregate (or LIMIT's), as a slot."""
-        if not isinstance(part, Literal) or not _is_value(part):
+        if not isinstance(part, Literal) or not (        # nor a number in hexadecimal
+                part.kind == "text" or part.kind == "number" and "x" not in part.value.lower()):
             return rewrite(part, self.slot)
         if isinstance(subject, Call) and subject.name in ("COUNT", "SUM"):
             kind = subject.name.lower()
-        shape = _like_shape(part.value) if kind == "like" else ""
+        core = part.value.strip("%")
+        like = kind == "like" and core and "%" not in core
+        shape = part.value.replace(core, "x") if like else ""
         if dated := quality.date_part(subject):
             kind, subject, shape = "date", dated[0], f"{dated[1]}:{dated[2]}"
         inner = subject.args[0] if isinstance(subject, Call) and subject.args else subject
@@ -306,7 +308,8 @@ class _Extractor:
     def ranked(self):
         """The value slots, each with its place among the literals it is drawn with."""
         slots = [ValueSlot(kind, column, 0, shape) for kind, column, _, shape in self.values]
-        sizes = [_sortable(literal) for _, _, literal, _ in self.values]
+        sizes = [(0, float(literal.value), "") if literal.kind == "number"
+                 else (1, 0.0, literal.value) for _, _, literal, _ in self.values]
         return tuple([
             slot._replace(rank=sum(draw_together(other) == draw_together(slot) and size < own
                                    for other, size in zip(slots, sizes)))
@@ -326,24 +329,10 @@ class _Extractor:
         return tuple([Link(*pair, known) for pair, known in links.items()])
 
 
-def _is_value(literal):
-    return literal.kind == "text" or (
-        literal.kind == "number" and not literal.value.lower().lstrip("-").startswith("0x"))
-
-
-def _like_shape(pattern):
-    core = pattern.strip("%")
-    return pattern.replace(core, "x") if core and "%" not in core else ""
-
-
 def draw_together(slot):
     """Value slots of which this is equal are drawn together: different values, in their order."""
     return (slot.kind if slot.kind in ("count", "sum", "limit") else "",
             -1 if slot.column is None else slot.column)
-
-
-def _sortable(literal):
-    return (0, float(literal.value), "") if literal.kind == "number" else (1, 0.0, literal.value)
 
 
 def _joins(part):
@@ -354,17 +343,14 @@ def _joins(part):
 def _tied(tree):
     """(column, column) for each equality, IN and set operator that ties two columns."""
     for part in walk(tree):
-        if isinstance(part, Binary) and part.op == "=":
-            if isinstance(part.right, Subquery):
-                yield from _tied_items((part.left,), part.right.query.arms[0])
-            elif _joins(part):
+        match part:
+            case Binary("=", left, Subquery(query)) | In(left, Query() as query):
+                yield from _tied_items((left,), query.arms[0])
+            case Binary() if _joins(part):
                 yield part.left, part.right
-        elif isinstance(part, In) and isinstance(part.options, Query):
-            yield from _tied_items((part.operand,), part.options.arms[0])
-        elif isinstance(part, Query):
-            first = [item.expression for item in part.arms[0].items]
-            for arm in part.arms[1:]:
-                yield from _tied_items(first, arm)
+            case Query((first, *others)):
+                for arm in others:
+                    yield from _tied_items([item.expression for item in first.items], arm)
 
 
 def _tied_items(left, select):
@@ -385,10 +371,9 @@ class TemplatePool:
     def __init__(self, pairs):
         """pairs: (sql, schema) of the training queries, most of them twice, with two questions."""
         self.templates, self.counts, self.skipped = {}, Counter(), Counter()
-        schemas = {id(schema): schema for _, schema in pairs}
-        for (sql, schema), count in Counter((sql, id(schema)) for sql, schema in pairs).items():
+        for (sql, schema), count in Counter(pairs).items():
             try:
-                template = extract(sql, schemas[schema])
+                template = extract(sql, schema)
                 problem = template.flaw
             except SQLError as error:
                 problem = error.reason
