@@ -33,11 +33,8 @@ class Database:
         self.fitting, self.fits = cache(self.fitting), cache(self.fits)
         self.column = {(table.name, column.name): column
                         for table in schema.tables for column in table.columns}
-        self._spelled = {(table.lower(), name.lower()): (table, name)
-                         for table, name in self.column}
-        self.declared = self._pairs(schema.foreign_keys)
-        children = {child for child, _ in self.declared}
         self.kinds = {table.name: {} for table in schema.tables}     # (type, role) -> [Column]
+        children = {key[:2] for key in schema.foreign_keys}
         for place, column in self.column.items():
             role = "pk" if column.primary else "fk" if place in children else ""
             self.kinds[place[0]].setdefault((column.type, role), []).append(column)
@@ -45,18 +42,13 @@ class Database:
     def close(self):
         self.profiles.close()
 
-    def _pairs(self, keys):
-        """[((table, column), (table, column))]; a key may name what is not there."""
-        pairs = [tuple([self._spelled.get((table.lower(), name.lower())) for table, name in
-                        (key[:2], key[2:])]) for key in keys]
-        return [pair for pair in pairs if all(pair)]
-
     @cached_property
     def keys(self):
         """Foreign keys as ((table, column), (table, column)) whose columns hold data and whose
         parent is unique; of a composite key each column pair."""
         of = self.profiles.of
-        return [(child, parent) for child, parent in self.declared
+        pairs = [(key[:2], key[2:]) for key in self.schema.foreign_keys]
+        return [(child, parent) for child, parent in pairs
                 if of(*child).filled and of(*parent).filled
                 and self.composite.get((child, parent), of(*parent).identifies)]
 
@@ -64,11 +56,15 @@ class Database:
     def composite(self):
         """{(child, parent), in both directions: all column pairs of its key} for composite keys.
 
-        tables.json does not say which columns form one key: the database file does.
+        tables.json does not say which columns form one key: the database file does, perhaps in
+        another spelling or about what the list leaves out.
         """
-        found = {}
+        found, spelled = {}, {(table.lower(), name.lower()): (table, name)
+                              for table, name in self.column}
         for key in self.schema.composite or read_schema(self.path).composite:
-            pairs = self._pairs(key)
+            ends = [[spelled.get((table.lower(), name.lower())) for table, name in
+                     (part[:2], part[2:])] for part in key]
+            pairs = [tuple(pair) for pair in ends if all(pair)]
             filled = all(self.profiles.of(*place).filled for pair in pairs for place in pair)
             usable = len(pairs) == len(key) and filled and self.profiles.identify(
                 [parent for _, parent in pairs])
@@ -135,8 +131,7 @@ def bind(template, database, rng):
 
 def _place_tables(template, database, rng):
     """({table slot: table}, {column slot: (table, column)}) along declared keys."""
-    links = _connected_order(template.links, template.columns)
-    placed = _place_links(links, template, database, {}, {}, rng)
+    placed = _place_links(template.links, template, database, {}, {}, rng)
     if placed is None:
         raise Unfilled(IMPOSSIBLE)
     tables, columns = placed
@@ -171,26 +166,17 @@ def _complete_keys(template, database, columns):
     return template
 
 
-def _connected_order(links, columns):
-    """The links in an order in which each, if it can, touches a table of an earlier one."""
-    left, ordered, seen = list(links), [], set()
-    while left:
-        link = next((link for link in left if columns[link.child].table in seen
-                     or columns[link.parent].table in seen), left[0])
-        left.remove(link)
-        ordered.append(link)
-        seen |= {columns[link.child].table, columns[link.parent].table}
-    return ordered
-
-
 def _place_links(links, template, database, tables, columns, rng):
     """Assigns the links to foreign keys of the schema, by backtracking; None if impossible."""
     if not links:
         return tables, columns
-    keys = database.keys + [key[::-1] for key in database.keys if not links[0].declared]
+    link = next((link for link in links         # one that touches what is placed, if it can
+                 if any(template.columns[slot].table in tables for slot in link[:2])), links[0])
+    rest = [other for other in links if other != link]
+    keys = database.keys + [key[::-1] for key in database.keys if not link.declared]
     for key in sorted(keys, key=lambda _: rng.random()):
-        laid = _place_link(links[0], key, template, database, tables, columns)
-        placed = laid and _place_links(links[1:], template, database, *laid, rng)
+        laid = _place_link(link, key, template, database, tables, columns)
+        placed = laid and _place_links(rest, template, database, *laid, rng)
         if placed:
             return placed
     return None

@@ -231,12 +231,11 @@ _LABELS = frozenset("id ids code no num number phone fax zip postcode postal ssn
                     "classroom major minor advisor".split())
 _PLACES = frozenset("rank ranking position".split())
 _LABEL_ENDING = re.compile(r"(?<!pa)(?<!val)(?<!gr)(?<!hybr)id$|num$|code$|ssn$|^\w\w?no$")
-_AMOUNTS = frozenset("temperature humidity precipitation height weight speed velocity average avg "
-                     "mean resolution elevation altitude alt prominence price cost amount salary "
-                     "fee charges population".split())
-_INTENSIVE = frozenset("age rate rating percent percentage percents pct ratio temperature humidity "
-                       "height weight speed velocity average avg mean score grade gpa resolution "
-                       "elevation altitude alt prominence".split())
+_MEASURED = frozenset("temperature humidity height weight speed velocity average avg mean "
+                      "resolution elevation altitude alt prominence".split())
+_AMOUNTS = _MEASURED.union("precipitation price cost amount salary fee charges population".split())
+_INTENSIVE = _MEASURED.union("age rate rating percent percentage percents pct ratio score grade "
+                             "gpa".split())
 _TOTALS = frozenset("total sum average avg mean".split())
 _SECRET = frozenset("password passwd pwd hash salt token".split())
 _SORTED_LABELS = re.compile("year|date|time|rank|position|day|month", re.IGNORECASE)

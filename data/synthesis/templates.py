@@ -235,7 +235,7 @@ class _Extractor:
     """Numbers the tables, columns and values of a resolved tree by first use."""
 
     def __init__(self, tree, schema):
-        self.foreign = {tuple([part.lower() for part in key]) for key in schema.foreign_keys}
+        self.foreign = set(schema.foreign_keys)
         self.referring = {key[:2] for key in self.foreign}
         self.known = {(table.name, column.name): column for table in schema.tables
                       for column in table.columns}
@@ -259,8 +259,8 @@ class _Extractor:
         table = self.tables.setdefault(part.table, len(self.tables))
         key = (part.table, part.name)
         if key not in self.columns:
-            column, folded = self.known[key], (part.table.lower(), part.name.lower())
-            role = "pk" if column.primary else "fk" if folded in self.referring else ""
+            column = self.known[key]
+            role = "pk" if column.primary else "fk" if key in self.referring else ""
             self.columns[key] = len(self.columns)
             self.slots.append(ColumnSlot(table, column.type, role))
         return self.columns[key]
@@ -322,7 +322,7 @@ class _Extractor:
             a, b = self.column(left), self.column(right)
             if a == b or (a, b) in links or (b, a) in links:
                 continue
-            ends = [(c.table.lower(), c.name.lower()) for c in (left, right)]
+            ends = [(c.table, c.name) for c in (left, right)]
             forward, backward = [one + two in self.foreign for one, two in (ends, ends[::-1])]
             pair = (b, a) if backward and not forward else (a, b)
             links[pair] = forward or backward
