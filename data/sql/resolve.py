@@ -61,6 +61,7 @@ class _Scope:
 
     def __init__(self, parent, names):
         self.parent, self.sources, self.aliases, self.merged = parent, [], {}, set()
+        self.enclosing = [parent, *parent.enclosing] if parent else []       # innermost first
         self.names = names           # of all its item aliases, folded
         self.has_unnamed = False     # a derived table in FROM has a column without a name
         self.correlated = False      # uses a column of an enclosing SELECT
@@ -76,13 +77,6 @@ class _Scope:
     def alias(self, position):
         several = len(self.sources) > 1 or self.referenced or self.correlated and self.aliaslike
         return f"T{self.first_alias() + position}" if several else None
-
-    def enclosing(self):
-        """The scopes of the enclosing SELECTs, innermost first."""
-        scope = self.parent
-        while scope:
-            yield scope
-            scope = scope.parent
 
 
 class _Bound(NamedTuple):
@@ -221,7 +215,7 @@ class _Resolver:
 def _column(column, scope):
     """Binds a column in the innermost scope that has it; marks the scopes in between."""
     crossed, key = [], fold(column.name)
-    for scope in (scope, *scope.enclosing()):
+    for scope in (scope, *scope.enclosing):
         found = [bound for bound in scope.sources if key in bound.columns
                  and (column.qualifier is None or bound.name == fold(column.qualifier))]
         if len(found) > 1 and key not in scope.merged:
@@ -265,7 +259,7 @@ def _check_term(old, new, scope):
         old, bare = getattr(old, "operand", old), _uncollated(bare.operand)
     if isinstance(bare, Literal) and bare.kind == "number" and not isinstance(old, Literal):
         raise SQLError("alias of a constant", getattr(old, "at", 0))
-    outside = {bound.number for outer in scope.enclosing() for bound in outer.sources}
+    outside = {bound.number for outer in scope.enclosing for bound in outer.sources}
     if any(isinstance(part, Column) and part.source in outside for part in walk(new)):
         raise SQLError("sorted or grouped by a column from outside", 0)
 
@@ -287,7 +281,7 @@ def _check_order(tree, scope, arms, derived):
 
 
 def _check_keyword(key, scope):
-    for scope in (scope, *scope.enclosing()):
+    for scope in (scope, *scope.enclosing):
         if key in scope.names or any(key in bound.columns for bound in scope.sources):
             raise SQLError("column called TRUE or FALSE", 0)
 

@@ -29,8 +29,7 @@ from sqlexec import DataError, Verifier
 HERE = Path(__file__).parent
 
 
-def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, workers=2,
-              infer_keys=True):
+def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, infer_keys=True):
     """Makes n synthetic queries, prints and writes what came of them, and returns the counts.
 
     folder: a benchmark folder; templates come from its train split. split: the one on whose
@@ -49,7 +48,7 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
                         f"{_counted(pool.skipped + data.usable('train')[1])}")
     databases = databases_of(data, examples.get(split) or data.usable(split)[0])
     known = normal_forms(data, examples["train"] + examples.get("val", []))
-    with Verifier(workers, timeout, retry=False) as verifier:
+    with Verifier(2, timeout, retry=False) as verifier:
         made, rejects = synthesize(pool, databases, n, rng, verifier.run, known)
     ours = {normalise(item.sql, data.schema(item.db_id)) for item in made}
     reached = {re.sub(r"(#\d+)+$", "", item.template_key) for item in made}     # without variants
