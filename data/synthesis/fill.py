@@ -15,7 +15,7 @@ from data.schema import read_schema
 from data.sql import literal
 from data.synthesis import quality
 from data.synthesis.profiles import Profiles
-from data.synthesis.templates import Binding, ColumnSlot, draw_together, render
+from data.synthesis.templates import Binding, ColumnSlot, render
 
 GAMMA = 0.3                  # a table d keys away is drawn with weight GAMMA ** d [ours]
 IMPOSSIBLE = "no tables with such keys and columns"         # no other draw would help
@@ -204,8 +204,8 @@ _SMALL = {"count": (1, 1, 2, 2, 2, 3, 3, 4, 5), "limit": (2, 3, 3, 3, 3, 5, 5, 1
 def _choose_values(template, chosen, profiles, rng):
     """SQL literals for the value slots; those drawn together differ and keep their order."""
     slots, literals = template.values, {}
-    order = sorted(range(len(slots)), key=lambda v: (draw_together(slots[v]), slots[v].rank))
-    for (kind, column), members in groupby(order, key=lambda v: draw_together(slots[v])):
+    order = sorted(range(len(slots)), key=lambda v: (slots[v].group, slots[v].rank))
+    for (kind, column), members in groupby(order, key=lambda v: slots[v].group):
         members = list(members)
         pool = _SMALL[kind] if kind in _SMALL else profiles[column].values
         pool = sorted(set(pool)) if len(members) > 1 and kind in _SMALL else pool

@@ -214,10 +214,8 @@ def _used(part):
             yield COMPARISONS[op], left
         case Between(operand):
             yield "range", operand
-        case In(operand, tuple()):
-            yield "equal", operand
-        case In(operand):
-            yield "tied", operand
+        case In(operand, options):
+            yield "equal" if isinstance(options, tuple) else "tied", operand
         case Select(items, distinct):
             yield from [("group", expression) for expression in part.group]
             yield from [("distinct", item.expression) for item in items if distinct]
@@ -427,10 +425,9 @@ def _detached(select, order, source):
     held = [part for other in select.sources for part in conjuncts(other.on) if reads(part)]
     stars = any(isinstance(item.expression, Star) for item in select.items)
     plain_joins = all(other.join in ("", "JOIN") for other in select.sources)
-    rest = replace(select, sources=()), order
     tied = {column.source for part in held for column in bare(part)}
     single = len(held) == 1 or held and all(map(is_link, held)) and len(tied) == 2
-    if not single or stars or not plain_joins or reads(rest):
+    if not single or stars or not plain_joins or reads((replace(select, sources=()), order)):
         return None
     kept = [replace(other, on=conjunction([part for part in conjuncts(other.on)
                                            if part not in held]))

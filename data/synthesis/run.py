@@ -62,11 +62,15 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
               "skipped": dict(pool.skipped.most_common()), "reached": len(reached),
               "reached_share": round(sum(pool.counts[key] for key in reached)
                                      / pool.counts.total(), 4)}
-    _write(Path(out), made, counts)
+    out = Path(out)
+    files.write_text(out / "synthetic.jsonl", "".join(
+        json.dumps({"db_id": item.db_id, "query": item.sql, "template": item.template_key},
+                   ensure_ascii=False) + "\n" for item in made))
+    files.write_json(out / "synth.json", counts)
     for line in [line for schema, _ in databases for line in schema.inferred]:
         print(line)
     _print(rng.sample(made, min(show, len(made))), counts)
-    print(f"\n{Path(out) / 'synthetic.jsonl'}, {Path(out) / 'synth.json'}")
+    print(f"\n{out / 'synthetic.jsonl'}, {out / 'synth.json'}")
     return counts
 
 
@@ -110,13 +114,6 @@ def databases_of(data, examples):
 
 def normal_forms(data, examples):
     return {normalise(e.query, data.schema(e.db_id)) for e in examples}
-
-
-def _write(out, made, counts):
-    lines = [json.dumps({"db_id": item.db_id, "query": item.sql, "template": item.template_key},
-                        ensure_ascii=False) + "\n" for item in made]
-    files.write_text(out / "synthetic.jsonl", "".join(lines))
-    files.write_json(out / "synth.json", counts)
 
 
 def _print(sample, counts):

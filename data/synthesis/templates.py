@@ -44,6 +44,12 @@ class ValueSlot(NamedTuple):
     shape: str                       # of a LIKE pattern: "%x%", "x%", "%x", "x"; of a part of an
                                      # ISO date the characters: "0:4"
 
+    @property
+    def group(self):
+        """Slots of equal groups are drawn together: different values, in their order."""
+        return (self.kind if self.kind in ("count", "sum", "limit") else "",
+                -1 if self.column is None else self.column)
+
 
 class Link(NamedTuple):
     child: int                       # column slots
@@ -179,8 +185,8 @@ def _redrawn(part, values, rng):
         case Order() if flip:
             return replace(part, descending=not part.descending)
         case Binary(op, _, Literal(value=slot)) if flip and op in RANGE and slot[:1] == "\0":
-            group = draw_together(values[number(slot)])
-            if sum(draw_together(value) == group for value in values) == 1:  # not BETWEEN's end
+            group = values[number(slot)].group
+            if sum(value.group == group for value in values) == 1:       # not BETWEEN's end
                 return replace(part, op=_OPPOSITE[op])
     return None
 
@@ -288,14 +294,14 @@ class _Extractor:
 
     def value(self, kind, subject, part):
         """A literal that is compared with a column or an aggregate (or LIMIT's), as a slot."""
-        if not isinstance(part, Literal) or not (        # nor a number in hexadecimal
-                part.kind == "text" or part.kind == "number" and "x" not in part.value.lower()):
+        value = isinstance(part, Literal) and (          # not 0x1F
+            part.kind == "text" or part.kind == "number" and "x" not in part.value.lower())
+        if not value:
             return rewrite(part, self.slot)
         if isinstance(subject, Call) and subject.name in ("COUNT", "SUM"):
             kind = subject.name.lower()
-        core = part.value.strip("%")
-        like = kind == "like" and core and "%" not in core
-        shape = part.value.replace(core, "x") if like else ""
+        shape = re.sub("[^%]+", "x", part.value) if kind == "like" else ""
+        shape = shape if shape.count("x") == 1 else ""
         if dated := quality.date_part(subject):
             kind, subject, shape = "date", dated[0], f"{dated[1]}:{dated[2]}"
         inner = subject.args[0] if isinstance(subject, Call) and subject.args else subject
@@ -310,10 +316,9 @@ class _Extractor:
         slots = [ValueSlot(kind, column, 0, shape) for kind, column, _, shape in self.values]
         sizes = [(0, float(literal.value), "") if literal.kind == "number"
                  else (1, 0.0, literal.value) for _, _, literal, _ in self.values]
-        return tuple([
-            slot._replace(rank=sum(draw_together(other) == draw_together(slot) and size < own
-                                   for other, size in zip(slots, sizes)))
-            for slot, own in zip(slots, sizes)])
+        return tuple([slot._replace(rank=sum(other.group == slot.group and size < own
+                                             for other, size in zip(slots, sizes)))
+                      for slot, own in zip(slots, sizes)])
 
     def links(self, tree):
         """Pairs of columns that the query ties together, each once, child first."""
@@ -327,12 +332,6 @@ class _Extractor:
             pair = (b, a) if backward and not forward else (a, b)
             links[pair] = forward or backward
         return tuple([Link(*pair, known) for pair, known in links.items()])
-
-
-def draw_together(slot):
-    """Value slots of which this is equal are drawn together: different values, in their order."""
-    return (slot.kind if slot.kind in ("count", "sum", "limit") else "",
-            -1 if slot.column is None else slot.column)
 
 
 def _joins(part):
