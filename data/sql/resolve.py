@@ -102,31 +102,31 @@ def _uncollated(term):
 
 class _Resolver:
     def __init__(self, schema):
-        self.tables = {fold(table.name): (table.name, [c.name for c in table.columns])
+        # Folded name -> (name, columns, the query of a WITH); None for a WITH not yet read.
+        self.tables = {fold(table.name): (table.name, [c.name for c in table.columns], None)
                        for table in schema.tables}
         self.numbers = {(table.name, c.name) for table in schema.tables for c in table.columns
                         if c.type == "number"}
-        self.ctes = {}               # folded name -> (name, columns, query); None: not yet read
         self.scope_of = []           # source number -> (its scope, position there)
 
     def query(self, query, parent, derived=False):
         """Resolves one query inside a scope. A derived table keeps its item aliases."""
-        outer = self.ctes
-        self.ctes = {**outer, **{fold(cte.name): None for cte in query.ctes}}
+        outer = self.tables
+        self.tables = {**outer, **{fold(cte.name): None for cte in query.ctes}}
         for cte in query.ctes:
             start, inner = len(self.scope_of), self.query(cte.query, parent, derived=True)
             if any(isinstance(part, Column) and part.source is not None and part.source < start
                    for part in walk(inner)):         # bound anew wherever it is used
                 raise SQLError("WITH that reads a SELECT around it", 0)
-            self.ctes[fold(cte.name)] = cte.name, cte.columns or self.outputs(inner), inner
-        ctes = tuple([replace(cte, query=self.ctes[fold(cte.name)][2]) for cte in query.ctes])
+            self.tables[fold(cte.name)] = cte.name, cte.columns or self.outputs(inner), inner
+        ctes = tuple([replace(cte, query=self.tables[fold(cte.name)][2]) for cte in query.ctes])
         arms, scopes = zip(*[self.select(arm, parent, derived) for arm in query.arms])
         order = tuple([replace(term, expression=self.ordered(term.expression, scopes[0]))
                        for term in query.order])
         for term in order:
             _check_order(term.expression, scopes[0], arms, derived)
         limit, offset = [self.expression(part, scopes[0]) for part in (query.limit, query.offset)]
-        self.ctes = outer
+        self.tables = outer
         return Query(arms, query.ops, order, limit, offset, ctes)
 
     def select(self, select, parent, derived):
@@ -158,12 +158,11 @@ class _Resolver:
             name, columns, called = None, self.outputs(table), source.alias or ""
         else:
             key = fold(source.table)
-            found = self.ctes[key] if key in self.ctes else self.tables.get(key)
-            if not found:
-                reason = "recursive or later WITH" if key in self.ctes else "unknown table"
+            if not self.tables.get(key):
+                reason = "recursive or later WITH" if key in self.tables else "unknown table"
                 raise SQLError(reason, source.at, repr(source.table))
-            table, columns = found[:2]
-            name, called = None if key in self.ctes else table, source.alias or source.table
+            table, columns, query = self.tables[key]
+            name, called = None if query else table, source.alias or source.table
             scope.aliaslike |= bool(re.fullmatch(r"t\d+", key))
         by_key = {fold(column): column for column in columns if column}
         scope.has_unnamed |= len(by_key) < len(columns)

@@ -88,12 +88,10 @@ def template_sources(data, examples):
 
 def analyst_queries():
     """[(sql, schema)] of analyst.sql."""
-    lines = (HERE / "analyst.sql").read_text(encoding="utf-8").splitlines()
-    script = "\n".join(line for line in lines if not line.startswith("--"))
+    script = re.sub("(?m)^--.*", "", (HERE / "analyst.sql").read_text(encoding="utf-8"))
     statements = [" ".join(statement.split()) for statement in script.split(";")]
     with closing(sqlite3.connect(":memory:")) as connection:
-        for statement in statements:
-            connection.execute(statement)
+        connection.executescript(script)
         schema = schema_of(connection, "analyst")
     return [(statement, schema) for statement in statements if statement.startswith("SELECT")]
 
