@@ -70,9 +70,9 @@ class _Tokens:
     def token(self):
         return self.tokens[self.next]
 
-    def peek(self, *words):
-        """Do these words come next?"""
-        found = self.tokens[self.next:self.next + len(words)]
+    def peek(self, *words, skip=0):
+        """Do these words come next, after so many tokens?"""
+        found = self.tokens[self.next + skip:self.next + skip + len(words)]
         return [token.upper for token in found] == list(words)
 
     def accept(self, *words):
@@ -216,10 +216,9 @@ class _Expressions(_Tokens):
             return self.case()
         if self.accept("EXISTS"):
             return Exists(self.bracketed(self.query))
-        following = self.tokens[min(self.next + 1, len(self.tokens) - 1)].upper
-        if token.kind == "word" and following == "(" and token.upper not in RESERVED:
+        if token.kind == "word" and self.peek("(", skip=1) and token.upper not in RESERVED:
             return self.call()
-        if token.upper in KEYWORDS and following != ".":
+        if token.upper in KEYWORDS and not self.peek(".", skip=1):
             return Literal("keyword", self.take().upper)
         return self.column()
 
@@ -328,8 +327,7 @@ class _Parser(_Expressions):
         at = self.token.at
         if self.accept("*"):
             return Item(Star(at=at))
-        following = self.tokens[self.next + 1:self.next + 3]
-        if self.at_name() and [token.upper for token in following] == [".", "*"]:
+        if self.at_name() and self.peek(".", "*", skip=1):
             star = Star(self.name(), at=at)
             self.next += 2
             return Item(star)
