@@ -30,7 +30,7 @@ class Database:
 
     def __init__(self, schema, db_path):
         self.schema, self.path, self.profiles = schema, db_path, Profiles(db_path)
-        self.fitting, self.fits = cache(self.fitting), cache(self.fits)
+        self.fitting, self.fits = cache(self.fitting), cache(self.fits)      # asked at each try
         self.column = {(table.name, column.name): column
                         for table in schema.tables for column in table.columns}
         self.kinds = {table.name: {} for table in schema.tables}     # (type, role) -> [Column]

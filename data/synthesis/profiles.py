@@ -68,7 +68,7 @@ class Profiles:
 
     def __init__(self, db_path):
         self.path, self._connection, self.skipped = db_path, None, []
-        self.of = cache(self.of)
+        self.of = cache(self.of)     # a column is read once
 
     def of(self, table, column):
         """The Profile of a column; of an empty one where the database lacks it."""

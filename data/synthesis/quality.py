@@ -417,8 +417,7 @@ def _lighter(select, order):
 
 
 def _detached(select, order, source):
-    """The other sources, if nothing but the join condition of one key refers to this one; or None.
-    """
+    """The other sources, if only the join condition of one key refers to this one; or None."""
     def reads(part):
         return any(isinstance(c, (Column, Star)) and c.source == source.number for c in walk(part))
 
