@@ -16,14 +16,18 @@ from pathlib import Path
 from sqlexec import DataError, authorize_reading, database_uri, quoted
 
 
-TYPES = ("text", "number", "time", "boolean", "others")     # those of Spider's tables.json
+# Spider's column types, each with what a declared SQL type has in it, by the rules that made
+# tables.json.
+DECLARED = {"text": r"char|text|var|^\Z",
+            "number": "int|numeric|decimal|number|id|real|double|float",
+            "time": "date|time|year", "boolean": "boolean", "others": ""}
 STEPS = 20_000_000      # of SQLite's machine, about half a second, that a view may take
 
 
 @dataclass(frozen=True)
 class Column:
     name: str
-    type: str                # one of TYPES
+    type: str                # a key of DECLARED
     primary: bool = False    # part of the table's primary key
     comment: str = ""        # a description, where the data set has one (BIRD)
 
@@ -46,24 +50,17 @@ class Schema:
 
 
 def spider_type(declared):
-    """Spider's five column types from a declared SQL type, by the rules that made tables.json."""
+    """The first of Spider's column types that fits a declared SQL type, which BIRD's tables.json
+    has in their place; each of them fits itself."""
     declared = declared.lower()
-    if not declared or any(word in declared for word in ("char", "text", "var")):
-        return "text"
-    numbers = ("int", "numeric", "decimal", "number", "id", "real", "double", "float")
-    if any(word in declared for word in numbers):
-        return "number"
-    if any(word in declared for word in ("date", "time", "year")):
-        return "time"
-    return "boolean" if "boolean" in declared else "others"
+    return next(kind for kind, words in DECLARED.items() if re.search(words, declared))
 
 
 def listed_schema(record, place):
     """The Schema in an entry of tables.json; DataError, naming the place, for another format."""
     try:
-        primary = set()
-        for key in record["primary_keys"]:          # BIRD nests the parts of a composite key
-            primary.update(key if isinstance(key, list) else [key])
+        primary = {part for key in record["primary_keys"]   # BIRD nests those of several columns
+                   for part in (key if isinstance(key, list) else [key])}
         names, columns = record["table_names_original"], record["column_names_original"]
         if not all(isinstance(text, str) for text in [*names, *[name for _, name in columns]]):
             raise TypeError("a name is not a string")
@@ -72,8 +69,7 @@ def listed_schema(record, place):
                 zip(columns, record["column_types"], strict=True)):
             if table != -1:                         # the column named *
                 places[index] = names[table], column
-                kind = kind if kind in TYPES else spider_type(kind)     # BIRD: integer, real, date
-                tables[table].append(Column(column, kind, index in primary))
+                tables[table].append(Column(column, spider_type(kind), index in primary))
         keys = [places[child] + places[parent] for child, parent in record["foreign_keys"]]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
         raise DataError(f"{place}: not Spider's tables.json format ({problem!r})") from problem

@@ -21,6 +21,7 @@ _TOKEN = re.compile(r"""
 | (?P<number>(?:0x[0-9a-f]+|(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)(?![\w.]))
 | (?P<word>[^\W\d][\w$]*)
 | (?P<op>[<>!]\s=|\|\||<>|[!<>=]=|<<|>>|->>?|[-+*/%=<>(),.;&|~])
+| (?P<bad>.)
 """, re.VERBOSE | re.DOTALL | re.IGNORECASE)
 
 
@@ -35,13 +36,12 @@ def tokenise(text):
     """The tokens of a text, an "end" token last. SQLError for what is not SQL or too long."""
     if len(text) > MAX_LENGTH:
         raise SQLError("query too long", MAX_LENGTH)
-    tokens, at = [], 0
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if not match:
-            reason = "bind parameter" if text[at] in "?:@#$" else "no SQL token"
+    tokens = []
+    for match in _TOKEN.finditer(text):
+        kind, value, at = match.lastgroup, match.group(), match.start()
+        if kind == "bad":
+            reason = "bind parameter" if value in "?:@#$" else "no SQL token"
             raise SQLError(reason, at, repr(text[at:at + 10]))
-        kind, value = match.lastgroup, match.group()
         if "\0" in value:
             raise SQLError("NUL character", at)
         if kind in ("text", "double", "name"):
@@ -50,7 +50,6 @@ def tokenise(text):
         if kind != "space":
             upper = re.sub(r"\s", "", value).upper() if kind in ("word", "op") else ""
             tokens.append(Token(kind, value, at, upper))
-        at = match.end()
     return tokens + [Token("end", "end of query", len(text), "")]
 
 
@@ -71,9 +70,9 @@ class _Tokens:
     def token(self):
         return self.tokens[self.next]
 
-    def peek(self, *words):
-        """Do these words come next?"""
-        found = self.tokens[self.next:self.next + len(words)]
+    def peek(self, *words, skip=0):
+        """Do these words come next, after so many tokens?"""
+        found = self.tokens[self.next + skip:self.next + skip + len(words)]
         return [token.upper for token in found] == list(words)
 
     def accept(self, *words):
@@ -175,10 +174,9 @@ class _Expressions(_Tokens):
             low = self.expression(EQUALITY + 1)
             self.expect("AND")
             return Between(left, low, self.expression(EQUALITY + 1), negated)
+        tight = PRECEDENCE[op] + 1
         if op == "IS" and self.accept("NOT"):
-            op, tight = "IS NOT", EQUALITY + 1
-        else:
-            tight = PRECEDENCE[op] + 1
+            op = "IS NOT"
         if self.accept("DISTINCT", "FROM"):          # SQLite's own reading of it
             op = {"IS": "IS NOT", "IS NOT": "IS"}.get(op) or self.fail("expected IS")
         right = Literal("keyword", self.name()) if op == "COLLATE" else self.expression(tight)
@@ -211,20 +209,17 @@ class _Expressions(_Tokens):
     def primary(self):
         token = self.token
         if token.kind in ("text", "number", "blob"):
-            self.next += 1
-            return Literal(token.kind, token.value)
+            return Literal(token.kind, self.take().value)
         if self.peek("("):
             return self.bracketed(self.inner)
         if self.accept("CASE"):
             return self.case()
         if self.accept("EXISTS"):
             return Exists(self.bracketed(self.query))
-        following = self.tokens[min(self.next + 1, len(self.tokens) - 1)].upper
-        if token.kind == "word" and following == "(" and token.upper not in RESERVED:
+        if token.kind == "word" and self.peek("(", skip=1) and token.upper not in RESERVED:
             return self.call()
-        if token.upper in KEYWORDS and following != ".":
-            self.next += 1
-            return Literal("keyword", token.upper)
+        if token.upper in KEYWORDS and not self.peek(".", skip=1):
+            return Literal("keyword", self.take().upper)
         return self.column()
 
     def inner(self):
@@ -283,11 +278,10 @@ class _Expressions(_Tokens):
         token = self.token
         if token.kind == "double" and not token.value:               # "" is the empty text
             return Literal("text", self.take().value)
-        name = self.name()
+        last, qualifier, name = token, None, self.name()
         if self.accept("."):
-            quoted = self.token.kind == "double"
-            return Column(self.name(), name, quoted, at=token.at)
-        return Column(name, None, token.kind == "double", at=token.at)
+            last, qualifier, name = self.token, name, self.name()
+        return Column(name, qualifier, last.kind == "double", at=token.at)
 
 
 class _Parser(_Expressions):
@@ -302,13 +296,10 @@ class _Parser(_Expressions):
             ops.append("UNION ALL" if op == "UNION" and self.accept("ALL") else op)
             arms.append(self.select())
         order = self.comma_list(self.order) if self.accept("ORDER", "BY") else ()
-        limit = offset = None
-        if self.accept("LIMIT"):
-            limit = self.expression()
-            if self.accept("OFFSET"):
-                offset = self.expression()
-            elif self.accept(","):                   # LIMIT offset, count
-                offset, limit = limit, self.expression()
+        limit = self.expression() if self.accept("LIMIT") else None
+        offset = self.expression() if limit and self.accept("OFFSET") else None
+        if limit and not offset and self.accept(","):            # LIMIT offset, count
+            offset, limit = limit, self.expression()
         self.depth -= 1
         return Query(tuple(arms), tuple(ops), order, limit, offset, ctes)
 
@@ -336,8 +327,7 @@ class _Parser(_Expressions):
         at = self.token.at
         if self.accept("*"):
             return Item(Star(at=at))
-        following = self.tokens[self.next + 1:self.next + 3]
-        if self.at_name() and [token.upper for token in following] == [".", "*"]:
+        if self.at_name() and self.peek(".", "*", skip=1):
             star = Star(self.name(), at=at)
             self.next += 2
             return Item(star)
@@ -352,15 +342,11 @@ class _Parser(_Expressions):
     def join_word(self):
         if self.accept(","):
             return ","
-        start, words = self.next, []
-        if self.accept("NATURAL"):
-            words.append("NATURAL")
+        words = ["NATURAL"] if self.accept("NATURAL") else []
         if self.token.upper in ("LEFT", "RIGHT", "FULL", "CROSS"):
             words.append(self.take().upper)
             self.accept("OUTER")
-        else:
-            self.accept("INNER")
-        if self.next == start and not self.peek("JOIN"):
+        elif not self.accept("INNER") and not words and not self.peek("JOIN"):
             return None
         self.expect("JOIN")
         return " ".join(words + ["JOIN"])

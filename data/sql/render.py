@@ -40,8 +40,7 @@ def _level(tree):
     """How tightly a node binds; what binds less than its place asks for goes into parentheses."""
     match tree:
         case Binary(op=op) | Logic(op=op):
-            op = "IS" if op == "IS NOT" else op.removeprefix("NOT ")
-            return PRECEDENCE[op]
+            return PRECEDENCE[op.removeprefix("NOT ").removesuffix(" NOT")]
         case Between() | In():
             return EQUALITY
         case Unary(op=op):
@@ -60,27 +59,29 @@ def to_sql(tree):
         case tuple():
             return ", ".join([to_sql(part) for part in tree])
         case Column(name, qualifier, quoted):
-            if not quoted and not plain(name):       # double quotes would make it text, perhaps
-                name = "`" + name.replace("`", "``") + "`"
-            else:
-                name = quote_name(name, quoted)
-            return f"{quote_name(qualifier)}.{name}" if qualifier else name
+            written = quote_name(name, quoted)
+            if not quoted and written != name:       # double quotes would make it text, perhaps
+                written = "`" + name.replace("`", "``") + "`"
+            return f"{quote_name(qualifier)}.{written}" if qualifier else written
         case Star(qualifier):
             return f"{quote_name(qualifier)}.*" if qualifier else "*"
         case Literal(kind, value):
             return quote_text(value) if kind == "text" else value
         case Call(name, args, distinct):
             return f"{name}({'DISTINCT ' if distinct else ''}{to_sql(args)})"
-        case Subquery(query):
-            return f"({to_sql(query)})"
+        case Subquery(inner) | Row(inner):
+            return f"({to_sql(inner)})"
         case Exists(query):
             return f"EXISTS ({to_sql(query)})"
-        case Row(items):
-            return f"({to_sql(items)})"
         case Cast(operand, kind):
             return f"CAST({to_sql(operand)} AS {kind})"
-        case Case() | Window():
-            return _print_case(tree) if isinstance(tree, Case) else _print_window(tree)
+        case Window(call, partition, order):
+            inner = _clauses(("PARTITION BY", partition), ("ORDER BY", order))
+            return f"{to_sql(call)} OVER ({inner})"
+        case Case(base, branches, default):
+            branches = [clause for condition, value in branches
+                        for clause in (("WHEN", condition), ("THEN", value))]
+            return f"CASE {_clauses(('', base), *branches, ('ELSE', default))} END"
         case Unary() | Binary() | Logic() | Between() | In():
             return _print_operator(tree)
     return _print_clause(tree)
@@ -89,11 +90,9 @@ def to_sql(tree):
 def _print_operator(tree):
     level = _level(tree)
     match tree:
-        case Unary("NOT", operand):
-            return f"NOT {_inside(operand, level)}"
         case Unary(op, operand):
-            text = _inside(operand, level)
-            return op + (" " if text.startswith("-") else "") + text     # -- opens a comment
+            text = _inside(operand, level)                   # two minus signs open a comment
+            return op + (" " if op == "NOT" or text.startswith("-") else "") + text
         case Binary(op, left, right):
             return f"{_inside(left, level)} {op} {_inside(right, level + 1)}"
         case Logic(op, operands):
@@ -102,19 +101,7 @@ def _print_operator(tree):
             return (f"{_inside(operand, level)} {'NOT ' if negated else ''}BETWEEN "
                     f"{_inside(low, level + 1)} AND {_inside(high, level + 1)}")
         case In(operand, options, negated):
-            return (f"{_inside(operand, level)} {'NOT ' if negated else ''}IN "
-                    f"({to_sql(options)})")
-
-
-def _print_case(tree):
-    branches = [clause for condition, value in tree.branches
-                for clause in (("WHEN", condition), ("THEN", value))]
-    return f"CASE {_clauses(('', tree.base), *branches, ('ELSE', tree.default))} END"
-
-
-def _print_window(tree):
-    inner = _clauses(("PARTITION BY", tree.partition), ("ORDER BY", tree.order))
-    return f"{to_sql(tree.call)} OVER ({inner})"
+            return f"{_inside(operand, level)} {'NOT ' if negated else ''}IN ({to_sql(options)})"
 
 
 def _print_clause(tree):

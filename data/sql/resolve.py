@@ -61,6 +61,7 @@ class _Scope:
 
     def __init__(self, parent, names):
         self.parent, self.sources, self.aliases, self.merged = parent, [], {}, set()
+        self.enclosing = [parent, *parent.enclosing] if parent else []       # innermost first
         self.names = names           # of all its item aliases, folded
         self.has_unnamed = False     # a derived table in FROM has a column without a name
         self.correlated = False      # uses a column of an enclosing SELECT
@@ -70,21 +71,12 @@ class _Scope:
 
     def first_alias(self):
         """Number of the first T alias: above the outer ones only where both are in use here."""
-        return 1 + (self.parent.last_alias() if self.correlated else 0)
-
-    def last_alias(self):
-        return self.first_alias() + len(self.sources) - 1
+        outer = self.parent
+        return outer.first_alias() + len(outer.sources) if self.correlated else 1
 
     def alias(self, position):
         several = len(self.sources) > 1 or self.referenced or self.correlated and self.aliaslike
         return f"T{self.first_alias() + position}" if several else None
-
-    def enclosing(self):
-        """The scopes of the enclosing SELECTs, innermost first."""
-        scope = self.parent
-        while scope:
-            yield scope
-            scope = scope.parent
 
 
 class _Bound(NamedTuple):
@@ -110,33 +102,31 @@ def _uncollated(term):
 
 class _Resolver:
     def __init__(self, schema):
-        self.tables = {fold(table.name): (table.name, [c.name for c in table.columns])
+        # Folded name -> (name, columns, the query of a WITH); None for a WITH not yet read.
+        self.tables = {fold(table.name): (table.name, [c.name for c in table.columns], None)
                        for table in schema.tables}
         self.numbers = {(table.name, c.name) for table in schema.tables for c in table.columns
                         if c.type == "number"}
-        self.ctes = {}               # folded name -> (name, columns, query); None: not yet read
         self.scope_of = []           # source number -> (its scope, position there)
 
     def query(self, query, parent, derived=False):
         """Resolves one query inside a scope. A derived table keeps its item aliases."""
-        outer = self.ctes
-        self.ctes = {**outer, **{fold(cte.name): None for cte in query.ctes}}
+        outer = self.tables
+        self.tables = {**outer, **{fold(cte.name): None for cte in query.ctes}}
         for cte in query.ctes:
             start, inner = len(self.scope_of), self.query(cte.query, parent, derived=True)
             if any(isinstance(part, Column) and part.source is not None and part.source < start
                    for part in walk(inner)):         # bound anew wherever it is used
                 raise SQLError("WITH that reads a SELECT around it", 0)
-            columns = cte.columns or self.outputs(inner)
-            self.ctes = {**self.ctes, fold(cte.name): (cte.name, columns, inner)}
-        ctes = tuple([replace(cte, query=self.ctes[fold(cte.name)][2]) for cte in query.ctes])
+            self.tables[fold(cte.name)] = cte.name, cte.columns or self.outputs(inner), inner
+        ctes = tuple([replace(cte, query=self.tables[fold(cte.name)][2]) for cte in query.ctes])
         arms, scopes = zip(*[self.select(arm, parent, derived) for arm in query.arms])
-        first = scopes[0]
-        order = tuple([replace(term, expression=self.ordered(term.expression, first))
+        order = tuple([replace(term, expression=self.ordered(term.expression, scopes[0]))
                        for term in query.order])
         for term in order:
-            _check_order(term.expression, first, arms, derived)
-        limit, offset = [self.expression(part, first) for part in (query.limit, query.offset)]
-        self.ctes = outer
+            _check_order(term.expression, scopes[0], arms, derived)
+        limit, offset = [self.expression(part, scopes[0]) for part in (query.limit, query.offset)]
+        self.tables = outer
         return Query(arms, query.ops, order, limit, offset, ctes)
 
     def select(self, select, parent, derived):
@@ -168,12 +158,11 @@ class _Resolver:
             name, columns, called = None, self.outputs(table), source.alias or ""
         else:
             key = fold(source.table)
-            found = self.ctes[key] if key in self.ctes else self.tables.get(key)
-            if not found:
-                reason = "recursive or later WITH" if key in self.ctes else "unknown table"
+            if not self.tables.get(key):
+                reason = "recursive or later WITH" if key in self.tables else "unknown table"
                 raise SQLError(reason, source.at, repr(source.table))
-            table, columns = found[:2]
-            name, called = None if key in self.ctes else table, source.alias or source.table
+            table, columns, query = self.tables[key]
+            name, called = None if query else table, source.alias or source.table
             scope.aliaslike |= bool(re.fullmatch(r"t\d+", key))
         by_key = {fold(column): column for column in columns if column}
         scope.has_unnamed |= len(by_key) < len(columns)
@@ -215,11 +204,9 @@ class _Resolver:
         """An ORDER BY term: a name means the item of that alias before any column."""
         term = _uncollated(tree)
         named = isinstance(term, Column) and not term.qualifier
-        new = scope.aliases.get(fold(term.name)) if named else None
-        if new:
-            new = rewrite(tree, lambda part: new if part is term else None)
-        else:
-            new = self.expression(tree, scope)
+        meant = scope.aliases.get(fold(term.name)) if named else None
+        new = (rewrite(tree, lambda part: meant if part is term else None) if meant
+               else self.expression(tree, scope))
         _check_term(tree, new, scope)
         return new
 
@@ -227,7 +214,7 @@ class _Resolver:
 def _column(column, scope):
     """Binds a column in the innermost scope that has it; marks the scopes in between."""
     crossed, key = [], fold(column.name)
-    for scope in (scope, *scope.enclosing()):
+    for scope in (scope, *scope.enclosing):
         found = [bound for bound in scope.sources if key in bound.columns
                  and (column.qualifier is None or bound.name == fold(column.qualifier))]
         if len(found) > 1 and key not in scope.merged:
@@ -271,7 +258,7 @@ def _check_term(old, new, scope):
         old, bare = getattr(old, "operand", old), _uncollated(bare.operand)
     if isinstance(bare, Literal) and bare.kind == "number" and not isinstance(old, Literal):
         raise SQLError("alias of a constant", getattr(old, "at", 0))
-    outside = {bound.number for outer in scope.enclosing() for bound in outer.sources}
+    outside = {bound.number for outer in scope.enclosing for bound in outer.sources}
     if any(isinstance(part, Column) and part.source in outside for part in walk(new)):
         raise SQLError("sorted or grouped by a column from outside", 0)
 
@@ -293,7 +280,7 @@ def _check_order(tree, scope, arms, derived):
 
 
 def _check_keyword(key, scope):
-    for scope in (scope, *scope.enclosing()):
+    for scope in (scope, *scope.enclosing):
         if key in scope.names or any(key in bound.columns for bound in scope.sources):
             raise SQLError("column called TRUE or FALSE", 0)
 
@@ -307,11 +294,10 @@ def _ordered_sides(on, numbers):
     Columns of numbers only: = compares text by the collation of its left side.
     """
     def swap(part):
-        if isinstance(part, Binary) and part.op == "=":
-            left, right = part.left, part.right
-            if all(isinstance(side, Column) and (side.table, side.name) in numbers
-                   for side in (left, right)) and left.source > right.source:
-                return Binary("=", right, left)
+        match part:
+            case Binary("=", Column() as left, Column() as right) if left.source > right.source:
+                if numbers.issuperset([(left.table, left.name), (right.table, right.name)]):
+                    return Binary("=", right, left)
     return rewrite(on, swap)
 
 

@@ -4,7 +4,7 @@ A tree is frozen: rewrite() makes a changed copy. A parsed tree says what the te
 one (see resolve.py) also says which table and which FROM entry each column comes from.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 
 class SQLError(ValueError):
@@ -19,13 +19,16 @@ class SQLError(ValueError):
 # The tree
 
 class Node:
-    __slots__ = ()
+    """Its subclasses are frozen dataclasses, here without the decorator before each."""
+
+    def __init_subclass__(cls):
+        dataclass(frozen=True)(cls)
+
+    def parts(self):
+        """The values of its fields."""
+        return tuple([getattr(self, name) for name in self.__match_args__])
 
 
-node = dataclass(frozen=True)
-
-
-@node
 class Column(Node):
     name: str
     qualifier: str | None = None
@@ -34,87 +37,71 @@ class Column(Node):
     source: int | None = None        # after resolve: which FROM entry of the whole statement
     at: int = field(default=0, compare=False, repr=False)
 
-@node
 class Star(Node):
     qualifier: str | None = None
     source: int | None = None
     at: int = field(default=0, compare=False, repr=False)
 
-@node
 class Literal(Node):
     kind: str                        # text, number, blob or keyword (NULL, TRUE, CURRENT_DATE, ...)
     value: str
 
-@node
 class Call(Node):
     name: str
     args: tuple
     distinct: bool = False
 
-@node
 class Window(Node):
     call: Call
     partition: tuple
     order: tuple                     # of Order
 
-@node
 class Unary(Node):
     op: str                          # NOT - + ~
     operand: Node
 
-@node
 class Binary(Node):
     op: str
     left: Node
     right: Node
 
-@node
 class Logic(Node):
     op: str                          # AND, OR
     operands: tuple                  # flat, so that a long chain is not a deep tree
 
-@node
 class Between(Node):
     operand: Node
     low: Node
     high: Node
     negated: bool = False
 
-@node
 class In(Node):
     operand: Node
     options: object                  # Query, or a tuple of expressions
     negated: bool = False
 
-@node
 class Exists(Node):
     query: Node
 
-@node
 class Subquery(Node):
     query: Node
 
-@node
 class Row(Node):
     items: tuple
 
-@node
 class Case(Node):
     base: Node | None
     branches: tuple                  # of (condition, value)
     default: Node | None
 
-@node
 class Cast(Node):
     operand: Node
     type: str
 
-@node
 class Item(Node):
     expression: Node
     alias: str | None = None
 
-@node
 class Source(Node):
     table: object                    # a name, or a Query
     alias: str | None = None
@@ -124,13 +111,11 @@ class Source(Node):
     number: int | None = None        # after resolve: what Column.source refers to
     at: int = field(default=0, compare=False, repr=False)
 
-@node
 class Order(Node):
     expression: Node
     descending: bool = False
     nulls: str = ""                  # FIRST, LAST
 
-@node
 class Select(Node):
     items: tuple
     distinct: bool = False
@@ -139,13 +124,11 @@ class Select(Node):
     group: tuple = ()
     having: Node | None = None
 
-@node
 class With(Node):
     name: str
     columns: tuple
     query: Node
 
-@node
 class Query(Node):
     arms: tuple                      # of Select
     ops: tuple = ()                  # len(arms) - 1 set operators
@@ -155,9 +138,6 @@ class Query(Node):
     ctes: tuple = ()                 # of With
 
 
-_FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in Node.__subclasses__()}
-
-
 def walk(tree):
     """Every node of a tree, parents first, in reading order."""
     if isinstance(tree, tuple):
@@ -165,8 +145,8 @@ def walk(tree):
             yield from walk(part)
     elif isinstance(tree, Node):
         yield tree
-        for name in _FIELDS[type(tree)]:
-            yield from walk(getattr(tree, name))
+        for part in tree.parts():
+            yield from walk(part)
 
 
 def rewrite(tree, change):
@@ -178,7 +158,7 @@ def rewrite(tree, change):
     new = change(tree)
     if new is not None:
         return new
-    return type(tree)(*[rewrite(getattr(tree, name), change) for name in _FIELDS[type(tree)]])
+    return type(tree)(*[rewrite(part, change) for part in tree.parts()])
 
 
 def conjuncts(condition):

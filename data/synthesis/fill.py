@@ -6,16 +6,16 @@
 Links are filled with declared foreign keys only; a composite key is joined on all its columns.
 """
 
+import math
 import re
-from collections import deque
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
 
 from data.schema import read_schema
 from data.sql import literal
 from data.synthesis import quality
 from data.synthesis.profiles import Profiles
-from data.synthesis.templates import Binding, ColumnSlot, draw_together, render
+from data.synthesis.templates import Binding, ColumnSlot, render
 
 GAMMA = 0.3                  # a table d keys away is drawn with weight GAMMA ** d [ours]
 IMPOSSIBLE = "no tables with such keys and columns"         # no other draw would help
@@ -30,14 +30,11 @@ class Database:
 
     def __init__(self, schema, db_path):
         self.schema, self.path, self.profiles = schema, db_path, Profiles(db_path)
-        self._fitting, self._fits = {}, {}
+        self.fitting, self.fits = cache(self.fitting), cache(self.fits)      # asked at each try
         self.column = {(table.name, column.name): column
                         for table in schema.tables for column in table.columns}
-        self._spelled = {(table.lower(), name.lower()): (table, name)
-                         for table, name in self.column}
-        self.declared = self._pairs(schema.foreign_keys)
-        children = {child for child, _ in self.declared}
         self.kinds = {table.name: {} for table in schema.tables}     # (type, role) -> [Column]
+        children = {key[:2] for key in schema.foreign_keys}
         for place, column in self.column.items():
             role = "pk" if column.primary else "fk" if place in children else ""
             self.kinds[place[0]].setdefault((column.type, role), []).append(column)
@@ -45,18 +42,13 @@ class Database:
     def close(self):
         self.profiles.close()
 
-    def _pairs(self, keys):
-        """[((table, column), (table, column))]; a key may name what is not there."""
-        pairs = [tuple([self._spelled.get((table.lower(), name.lower())) for table, name in
-                        (key[:2], key[2:])]) for key in keys]
-        return [pair for pair in pairs if all(pair)]
-
     @cached_property
     def keys(self):
         """Foreign keys as ((table, column), (table, column)) whose columns hold data and whose
         parent is unique; of a composite key each column pair."""
         of = self.profiles.of
-        return [(child, parent) for child, parent in self.declared
+        pairs = [(key[:2], key[2:]) for key in self.schema.foreign_keys]
+        return [(child, parent) for child, parent in pairs
                 if of(*child).filled and of(*parent).filled
                 and self.composite.get((child, parent), of(*parent).identifies)]
 
@@ -64,11 +56,15 @@ class Database:
     def composite(self):
         """{(child, parent), in both directions: all column pairs of its key} for composite keys.
 
-        tables.json does not say which columns form one key: the database file does.
+        tables.json does not say which columns form one key: the database file does, perhaps in
+        another spelling or about what the list leaves out.
         """
-        found = {}
+        found, spelled = {}, {(table.lower(), name.lower()): (table, name)
+                              for table, name in self.column}
         for key in self.schema.composite or read_schema(self.path).composite:
-            pairs = self._pairs(key)
+            ends = [[spelled.get((table.lower(), name.lower())) for table, name in
+                     (part[:2], part[2:])] for part in key]
+            pairs = [tuple(pair) for pair in ends if all(pair)]
             filled = all(self.profiles.of(*place).filled for pair in pairs for place in pair)
             usable = len(pairs) == len(key) and filled and self.profiles.identify(
                 [parent for _, parent in pairs])
@@ -79,30 +75,23 @@ class Database:
 
     def distances(self, start):
         """{table: number of keys on the shortest path}, unreachable tables left out."""
-        found, queue = {start: 0}, deque([start])
-        while queue:
-            table = queue.popleft()
+        found, reached = {start: 0}, [start]
+        for table in reached:                    # grows meanwhile
             for (child, _), (parent, _) in self.keys:
                 for other in (child, parent) if table in (child, parent) else ():
                     if other not in found:
                         found[other] = found[table] + 1
-                        queue.append(other)
+                        reached.append(other)
         return found
 
     def fitting(self, table, kind):
         """The columns of a table that make sense in a slot; kind: its (type, role, uses)."""
-        if (table, kind) not in self._fitting:
-            self._fitting[table, kind] = [
-                column for column in self.kinds[table].get(kind[:2], ())
+        return [column for column in self.kinds[table].get(kind[:2], ())
                 if quality.suits(column, *kind[1:], self.profiles.of(table, column.name))]
-        return self._fitting[table, kind]
 
     def fits(self, table, needs):
         """Has the table columns enough for a table slot? needs: one of Template.needs."""
-        if (table, needs) not in self._fits:
-            self._fits[table, needs] = all(
-                len(self.fitting(table, kind)) >= count for kind, count in needs)
-        return self._fits[table, needs]
+        return all(len(self.fitting(table, kind)) >= count for kind, count in needs)
 
 
 def fill(template, database, rng):
@@ -120,7 +109,12 @@ def bind(template, database, rng):
     template = _complete_keys(template, database, columns)
     for index, slot in enumerate(template.columns):
         if index not in columns:
-            columns[index] = _choose_column(slot, tables[slot.table], columns, database, rng)
+            table, taken = tables[slot.table], columns.values()
+            free = [(table, column.name) for column in database.fitting(table, slot[1:])
+                    if (table, column.name) not in taken]
+            if not free:
+                raise Unfilled("too few columns with such values")
+            columns[index] = rng.choice(free)
     places = [columns[index] for index in range(len(template.columns))]
     profiles = [database.profiles.of(*place) for place in places]
     chosen = [database.column[place] for place in places]
@@ -137,21 +131,16 @@ def bind(template, database, rng):
 
 def _place_tables(template, database, rng):
     """({table slot: table}, {column slot: (table, column)}) along declared keys."""
-    links = _connected_order(template.links, template.columns)
-    placed = _place_links(links, template, database, {}, {}, rng)
+    placed = _place_links(template.links, template, database, {}, {}, rng)
     if placed is None:
         raise Unfilled(IMPOSSIBLE)
     tables, columns = placed
-    for slot in range(template.tables):
-        if slot in tables:
-            continue
+    for slot in [slot for slot in range(template.tables) if slot not in tables]:
         free = [table.name for table in database.schema.tables
                 if table.name not in tables.values()
                 and database.fits(table.name, template.needs[slot])]
-        weights = [1.0] * len(free)
-        if tables:
-            distances = database.distances(tables[min(tables)])
-            weights = [GAMMA ** distances[name] if name in distances else 0.0 for name in free]
+        distances = database.distances(tables[min(tables)]) if tables else dict.fromkeys(free, 0)
+        weights = [GAMMA ** distances.get(name, math.inf) for name in free]
         if not any(weights):
             raise Unfilled("no such table nearby" if tables else IMPOSSIBLE)
         tables[slot] = rng.choices(free, weights)[0]
@@ -177,26 +166,17 @@ def _complete_keys(template, database, columns):
     return template
 
 
-def _connected_order(links, columns):
-    """The links in an order in which each, if it can, touches a table of an earlier one."""
-    left, ordered, seen = list(links), [], set()
-    while left:
-        link = next((link for link in left if columns[link.child].table in seen
-                     or columns[link.parent].table in seen), left[0])
-        left.remove(link)
-        ordered.append(link)
-        seen |= {columns[link.child].table, columns[link.parent].table}
-    return ordered
-
-
 def _place_links(links, template, database, tables, columns, rng):
     """Assigns the links to foreign keys of the schema, by backtracking; None if impossible."""
     if not links:
         return tables, columns
-    keys = database.keys + [key[::-1] for key in database.keys if not links[0].declared]
+    link = next((link for link in links         # one that touches what is placed, if it can
+                 if any(template.columns[slot].table in tables for slot in link[:2])), links[0])
+    rest = [other for other in links if other != link]
+    keys = database.keys + [key[::-1] for key in database.keys if not link.declared]
     for key in sorted(keys, key=lambda _: rng.random()):
-        laid = _place_link(links[0], key, template, database, tables, columns)
-        placed = laid and _place_links(links[1:], template, database, *laid, rng)
+        laid = _place_link(link, key, template, database, tables, columns)
+        placed = laid and _place_links(rest, template, database, *laid, rng)
         if placed:
             return placed
     return None
@@ -218,22 +198,14 @@ def _place_link(link, key, template, database, tables, columns):
     return (tables, columns) if apart else None
 
 
-def _choose_column(slot, table, taken, database, rng):
-    free = [column for column in database.fitting(table, slot[1:])
-            if (table, column.name) not in taken.values()]
-    if not free:
-        raise Unfilled("too few columns with such values")
-    return table, rng.choice(free).name
-
-
 _SMALL = {"count": (1, 1, 2, 2, 2, 3, 3, 4, 5), "limit": (2, 3, 3, 3, 3, 5, 5, 10)}   # as in Spider
 
 
 def _choose_values(template, chosen, profiles, rng):
     """SQL literals for the value slots; those drawn together differ and keep their order."""
     slots, literals = template.values, {}
-    order = sorted(range(len(slots)), key=lambda v: (draw_together(slots[v]), slots[v].rank))
-    for (kind, column), members in groupby(order, key=lambda v: draw_together(slots[v])):
+    order = sorted(range(len(slots)), key=lambda v: (slots[v].group, slots[v].rank))
+    for (kind, column), members in groupby(order, key=lambda v: slots[v].group):
         members = list(members)
         pool = _SMALL[kind] if kind in _SMALL else profiles[column].values
         pool = sorted(set(pool)) if len(members) > 1 and kind in _SMALL else pool

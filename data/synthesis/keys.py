@@ -60,16 +60,12 @@ def _singular(word):
     return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
 
 
-def _table_name(text):
-    parts = _name(text)
-    return parts[1:] if len(parts) > 1 and parts[0] in PREFIXES else parts
-
-
 def _called(schema):
     """{words of a name: {(table, column) that others may call so: how surely}}."""
     found = {}
     for table in schema.tables:
-        noun, primary = _table_name(table.name), [c for c in table.columns if c.primary]
+        noun, primary = _name(table.name), [c for c in table.columns if c.primary]
+        noun = noun[1:] if len(noun) > 1 and noun[0] in PREFIXES else noun
         for column in table.columns if noun and not table.view else ():
             own = _name(column.name)
             names = {noun + tuple([word for word in own if word not in noun]): WHOLE}

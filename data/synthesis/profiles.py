@@ -4,10 +4,10 @@ import re
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 from data.prompts.values import Meter
-from data.sql import quote_name
+from data.sql import quote_name, quote_text
 from sqlexec import DataError, database_uri
 
 ROWS = 20_000           # rows that a profile looks at: some tables have millions
@@ -67,36 +67,39 @@ class Profiles:
     """
 
     def __init__(self, db_path):
-        self.path, self._connection, self._known, self.skipped = db_path, None, {}, []
+        self.path, self._connection, self.skipped = db_path, None, []
+        self.of = cache(self.of)     # a column is read once
 
     def of(self, table, column):
         """The Profile of a column; of an empty one where the database lacks it."""
-        key = (table, column)
-        if key not in self._known:
-            # A qualified name: SQLite reads an unknown bare one in double quotes as text.
-            name, some = f"{quote_name(table)}.{quote_name(column)}", quote_name(table)
-            self._known[key] = self._safely(name, lambda: self._read(some, name)) or Profile(
-                0, 0, 0, (), False)
-        return self._known[key]
+        # A qualified name: SQLite reads an unknown bare one in double quotes as text.
+        name = f"{quote_name(table)}.{quote_name(column)}"
+        some = f"(SELECT {name} AS v FROM {quote_name(table)} LIMIT {ROWS})"
+
+        def read():
+            (rows, filled, distinct), = self._ask(
+                f"SELECT COUNT(*), COUNT(v), COUNT(DISTINCT v) FROM {some}")
+            found = [value for value, in self._ask(
+                f"SELECT DISTINCT v FROM {some} WHERE v IS NOT NULL LIMIT {SAMPLE}")]
+            numeric = bool(found) and all(isinstance(value, (int, float)) for value in found)
+            found = sorted(filter(_writable, found), key=lambda v: (isinstance(v, str), v))
+            return Profile(rows, filled, distinct, tuple(found), numeric)
+
+        return self._safely(name, read) or Profile(0, 0, 0, (), False)
 
     def identify(self, places):
         """Do the values of these columns of one table, [(table, column)], identify a row?"""
-        key = tuple(places)
-        if key not in self._known:
-            names = ", ".join(quote_name(column) for _, column in places)
-            sql = (f"SELECT 1 FROM (SELECT {names} FROM {quote_name(places[0][0])} LIMIT {ROWS}) "
-                   f"GROUP BY {names} HAVING COUNT(*) > 1 LIMIT 1")
-            self._known[key] = self._safely(names, lambda: not self._ask(sql))
-        return self._known[key]
+        names = ", ".join(quote_name(column) for _, column in places)
+        sql = (f"SELECT 1 FROM (SELECT {names} FROM {quote_name(places[0][0])} LIMIT {ROWS}) "
+               f"GROUP BY {names} HAVING COUNT(*) > 1 LIMIT 1")
+        return self._safely(names, lambda: not self._ask(sql))
 
     def unique_columns(self, table):
         """Names of the columns that a unique index has for itself."""
-        def read():
-            indexes = self._ask(f"PRAGMA index_list({quote_name(table)})")
-            parts = [self._ask(f"PRAGMA index_info({quote_name(name)})")
-                     for _, name, unique, _, partial in indexes if unique and not partial]
-            return [columns[0][2] for columns in parts if len(columns) == 1]
-        return self._safely(table, read) or []
+        sql = (f"SELECT MIN(part.name) FROM pragma_index_list({quote_text(table)}) AS i, "
+               'pragma_index_info(i.name) AS part WHERE i."unique" AND NOT i.partial '
+               "GROUP BY i.name HAVING COUNT(*) = 1")
+        return [name for name, in self._safely(table, lambda: self._ask(sql)) or ()]
 
     def held(self, child, parent):
         """(how many of a sample of a column's values another column holds, size of the sample);
@@ -117,7 +120,10 @@ class Profiles:
         """What read() returns, or None where SQLite fails: tables.json may list what the file does
         not have, a view may never finish, a column may need a collation that SQLite lacks."""
         try:
-            self._connect()
+            if self._connection is None:
+                self._connection = sqlite3.connect(database_uri(self.path), uri=True)
+                self._connection.text_factory = lambda cell: cell.decode("utf-8", "replace")
+                self._meter = Meter(self._connection)
             with self._meter.share(1 / 20):
                 return read()
         except (OSError, sqlite3.Error, UnicodeError) as problem:
@@ -127,24 +133,8 @@ class Profiles:
             if not re.match("no such (table|column)", str(problem)):
                 self.skipped.append(f"column {name}: {problem}")
 
-    def _connect(self):
-        if self._connection is None:
-            self._connection = sqlite3.connect(database_uri(self.path), uri=True)
-            self._connection.text_factory = lambda cell: cell.decode("utf-8", "replace")
-            self._meter = Meter(self._connection)
-
     def _ask(self, sql):
         return self._connection.execute(sql).fetchall()
-
-    def _read(self, table, name):
-        some = f"(SELECT {name} AS v FROM {table} LIMIT {ROWS})"
-        (rows, filled, distinct), = self._ask(
-            f"SELECT COUNT(*), COUNT(v), COUNT(DISTINCT v) FROM {some}")
-        found = [value for value, in self._ask(
-            f"SELECT DISTINCT v FROM {some} WHERE v IS NOT NULL LIMIT {SAMPLE}")]
-        numeric = bool(found) and all(isinstance(value, (int, float)) for value in found)
-        values = sorted(filter(_writable, found), key=lambda value: (isinstance(value, str), value))
-        return Profile(rows, filled, distinct, tuple(values), numeric)
 
 
 def typed_by_values(schema, db_path):

@@ -59,11 +59,11 @@ def bare(part):
             yield from bare(inner)
     elif isinstance(part, Node) and not isinstance(part, (Query, Source)):
         if not (isinstance(part, Call) and part.name in AGGREGATES):
-            yield from bare(tuple([getattr(part, name) for name in part.__dataclass_fields__]))
+            yield from bare(part.parts())
 
 
 def aggregated(select):
-    return any(_calls(item, *AGGREGATES) for item in select.items)
+    return _calls(select.items, *AGGREGATES)
 
 
 def _calls(tree, *names):
@@ -87,62 +87,52 @@ _UNSTABLE = ("RANDOM", "RANDOMBLOB", "CURRENT_DATE", "CURRENT_TIME", "CURRENT_TI
 def flaw(tree, links):
     """Why no filling of a template is worth asking, or "". links: of templates.Link."""
     referred = {link.parent for link in links if link.declared}
-    return next(filter(None, (_flaw(part, referred) for part in walk(tree))), "")
+    return next((reason for part in walk(tree) for reason, found in _flaws(part, referred).items()
+                 if found), "")
 
 
-def _flaw(part, referred):
+def _flaws(part, referred):
+    """{reason: does it hold?} for one node."""
     match part:
-        case Call(name) | Literal("keyword", name) if name in _UNSTABLE:
-            return "result changes from run to run"
-        case Binary(op, left, right) if op in ARITHMETIC:
-            if len({column.source for column in bare((left, right))}) > 1:
-                return "arithmetic across tables"
-        case Query():
-            return _query_flaw(part)
+        case Call(name) | Literal("keyword", name):
+            return {"result changes from run to run": name in _UNSTABLE}
+        case Binary(op, left, right):
+            tables = {column.source for column in bare((left, right))}
+            return {"arithmetic across tables": op in ARITHMETIC and len(tables) > 1}
+        case Query(arms, _, order):
+            first, terms = arms[0], [term.expression for term in order]
+            shown = [item.expression for item in first.items]
+            return {
+                "set operator with one arm twice": len(set(map(to_sql, arms))) < len(arms),
+                "DISTINCT sorted by something else":
+                    first.distinct and any(term not in shown for term in terms),
+                "sorted by a condition":
+                    any(isinstance(term, Binary) and term.op in COMPARISONS for term in terms),
+                "bare column beside an aggregate":
+                    aggregated(first) and not first.group and any(bare(order))}
         case Select():
-            return _select_flaw(part, referred)
-    return ""
+            return _select_flaws(part, referred)
+    return {}
 
 
-def _query_flaw(query):
-    first, order = query.arms[0], query.order
-    shown = [item.expression for item in first.items]
-    if len(set(map(to_sql, query.arms))) < len(query.arms):
-        return "set operator with one arm twice"
-    if first.distinct and any(term.expression not in shown for term in order):
-        return "DISTINCT sorted by something else"
-    if any(isinstance(term.expression, Binary) and term.expression.op in COMPARISONS
-           for term in order):
-        return "sorted by a condition"
-    if aggregated(first) and not first.group and any(bare(order)):
-        return "bare column beside an aggregate"
-    return ""
-
-
-def _select_flaw(select, referred):
+def _select_flaws(select, referred):
     items, own = select.items, {source.number for source in select.sources}
-    if len(set(items)) < len(items):
-        return "duplicate items"
-    if aggregated(select) and not select.group and any(bare(items)):
-        return "bare column beside an aggregate"
-    if any(column.source not in own for column in bare(items)):
-        return "sub-query shows a column from outside"
-    if select.group and any(isinstance(item.expression, Star) for item in items):
-        return "bare column beside a group"
-    if not _joined(select):
-        return "tables not joined by a key"
-    return _repeated(select, referred)
-
-
-def _repeated(select, referred):
-    """Does a join duplicate the rows that an aggregate reads?"""
-    keys = Counter(end[0] for pair in equalities(select) for end in pair
-                   if end[1] in referred and {slot for _, slot in pair} - referred)
-    sums = [column.source for item in select.items for part in walk(item)
-            if isinstance(part, Call) and part.name == "SUM" for column in bare(part.args)]
-    if (aggregated(select) or select.group) and max(keys.values(), default=0) > 1:
-        return "rows multiplied by two joins"            # a row for each pair of children
-    return "sum of a parent's column, once for each child" if keys.keys() & set(sums) else ""
+    keys = Counter(source for pair in equalities(select) for source, slot in pair
+                   if slot in referred and {other for _, other in pair} - referred)
+    sums = {column.source for part in walk(items) if isinstance(part, Call) and part.name == "SUM"
+            for column in bare(part.args)}
+    return {
+        "duplicate items": len(set(items)) < len(items),
+        "bare column beside an aggregate":
+            aggregated(select) and not select.group and any(bare(items)),
+        "sub-query shows a column from outside":
+            any(column.source not in own for column in bare(items)),
+        "bare column beside a group":
+            select.group and any(isinstance(item.expression, Star) for item in items),
+        "tables not joined by a key": not _joined(select),
+        "rows multiplied by two joins":                  # a row for each pair of children
+            (aggregated(select) or select.group) and max(keys.values(), default=0) > 1,
+        "sum of a parent's column, once for each child": not sums.isdisjoint(keys)}
 
 
 def _joined(select):
@@ -224,10 +214,8 @@ def _used(part):
             yield COMPARISONS[op], left
         case Between(operand):
             yield "range", operand
-        case In(operand, tuple()):
-            yield "equal", operand
-        case In(operand):
-            yield "tied", operand
+        case In(operand, options):
+            yield "equal" if isinstance(options, tuple) else "tied", operand
         case Select(items, distinct):
             yield from [("group", expression) for expression in part.group]
             yield from [("distinct", item.expression) for item in items if distinct]
@@ -241,12 +229,11 @@ _LABELS = frozenset("id ids code no num number phone fax zip postcode postal ssn
                     "classroom major minor advisor".split())
 _PLACES = frozenset("rank ranking position".split())
 _LABEL_ENDING = re.compile(r"(?<!pa)(?<!val)(?<!gr)(?<!hybr)id$|num$|code$|ssn$|^\w\w?no$")
-_AMOUNTS = frozenset("temperature humidity precipitation height weight speed velocity average avg "
-                     "mean resolution elevation altitude alt prominence price cost amount salary "
-                     "fee charges population".split())
-_INTENSIVE = frozenset("age rate rating percent percentage percents pct ratio temperature humidity "
-                       "height weight speed velocity average avg mean score grade gpa resolution "
-                       "elevation altitude alt prominence".split())
+_MEASURED = frozenset("temperature humidity height weight speed velocity average avg mean "
+                      "resolution elevation altitude alt prominence".split())
+_AMOUNTS = _MEASURED.union("precipitation price cost amount salary fee charges population".split())
+_INTENSIVE = _MEASURED.union("age rate rating percent percentage percents pct ratio score grade "
+                             "gpa".split())
 _TOTALS = frozenset("total sum average avg mean".split())
 _SECRET = frozenset("password passwd pwd hash salt token".split())
 _SORTED_LABELS = re.compile("year|date|time|rank|position|day|month", re.IGNORECASE)
@@ -288,41 +275,34 @@ def suits(column, role, uses, profile):
     """Is the column suited to what the query does with it? role: "pk", "fk" or ""."""
     parts, plain = words(column.name), not role
     label = is_label(column) or profile.years
-    if not profile.filled or not _SECRET.isdisjoint(parts) or uses - {"show"} and \
-            profile.distinct < 2:
-        return False
-    if uses & {"equal", "unlike", "range", "like"} and not profile.values:
-        return False
-    if "dated" in uses and not profile.dates or "null" in uses and profile.filled == profile.rows:
-        return False
-    if "bucket" in uses and (label or profile.distinct <= CATEGORIES):
-        return False
-    if "paired" in uses and profile.rows > MAX_PAIRED:
-        return False
-    if uses & {"sum", "total"} and (label or not profile.numeric):
-        return False
-    if "total" in uses and not _INTENSIVE.isdisjoint(parts):
-        return False                                     # the ages of a team do not add up
-    if "alone" in uses and profile.unique:
-        return False                                     # the maximum of one row
-    if uses & {"extreme", "range", "order"} and not _sorts(column, uses, profile, label and plain):
-        return False
-    if uses & {"group", "count"} and plain and profile.unique:
-        return False
-    if uses & {"group", "distinct"} and plain and not label and not (
-            profile.categorical and (not profile.numeric or _AMOUNTS.isdisjoint(parts))):
-        return False                                     # a measurement, not a category
-    if "tied" in uses and plain and profile.distinct < 0.8 * profile.filled:
-        return False                                     # the same mascot is not the same school
-    if "equal" in uses and profile.fractions:
-        return False                                     # nobody asks for exactly 3.09 miles
-    if "unlike" in uses and profile.distinct * 2 > profile.filled:
-        return False                                     # everyone but one
-    return "like" not in uses or not profile.numeric
+    category = label or profile.categorical and (
+        not profile.numeric or _AMOUNTS.isdisjoint(parts))
+    return not (
+        not profile.filled
+        or not _SECRET.isdisjoint(parts)
+        or uses - {"show"} and profile.distinct < 2
+        or uses & {"equal", "unlike", "range", "like"} and not profile.values
+        or "dated" in uses and not profile.dates
+        or "null" in uses and profile.filled == profile.rows
+        or "bucket" in uses and (label or profile.distinct <= CATEGORIES)
+        or "paired" in uses and profile.rows > MAX_PAIRED
+        or uses & {"sum", "total"} and (label or not profile.numeric)
+        or "total" in uses and not _INTENSIVE.isdisjoint(parts)  # the ages of a team do not add up
+        or "alone" in uses and profile.unique                    # the maximum of one row
+        or not _sorts(column, uses, profile, label and plain)
+        or uses & {"group", "count"} and plain and profile.unique
+        or uses & {"group", "distinct"} and plain and not category
+        # The same mascot is not the same school.
+        or "tied" in uses and plain and profile.distinct < 0.8 * profile.filled
+        or "equal" in uses and profile.fractions             # nobody asks for exactly 3.09 miles
+        or "unlike" in uses and profile.distinct * 2 > profile.filled    # everyone but one
+        or "like" in uses and profile.numeric)
 
 
 def _sorts(column, uses, profile, label):
-    """Is its order meaningful?"""
+    """Is its order meaningful, where the query looks at it?"""
+    if uses.isdisjoint({"extreme", "range", "order"}):
+        return True
     dated = column.type == "time" or profile.years or _SORTED_LABELS.search(column.name)
     if label and not dated:
         return False
@@ -336,13 +316,10 @@ def _sorts(column, uses, profile, label):
 
 def group_flaw(tree, profiles):
     """Why GROUP BY makes no sense, or "". profiles: of the column slots."""
-    for query in [part for part in walk(tree) if isinstance(part, Query)]:
-        order = query.order if len(query.arms) == 1 else ()
-        for select in query.arms:
-            problem = select.group and plain_sources(select) and _grouped(select, order, profiles)
-            if problem:
-                return problem
-    return ""
+    problems = (_grouped(select, query.order if len(query.arms) == 1 else (), profiles)
+                for query in walk(tree) if isinstance(query, Query) for select in query.arms
+                if select.group and plain_sources(select))
+    return next(filter(None, problems), "")
 
 
 def _grouped(select, order, profiles):
@@ -440,18 +417,16 @@ def _lighter(select, order):
 
 
 def _detached(select, order, source):
-    """The other sources, if nothing but the join condition of one key refers to this one; or None.
-    """
+    """The other sources, if only the join condition of one key refers to this one; or None."""
     def reads(part):
         return any(isinstance(c, (Column, Star)) and c.source == source.number for c in walk(part))
 
     held = [part for other in select.sources for part in conjuncts(other.on) if reads(part)]
     stars = any(isinstance(item.expression, Star) for item in select.items)
     plain_joins = all(other.join in ("", "JOIN") for other in select.sources)
-    rest = replace(select, sources=()), order
     tied = {column.source for part in held for column in bare(part)}
     single = len(held) == 1 or held and all(map(is_link, held)) and len(tied) == 2
-    if not single or stars or not plain_joins or reads(rest):
+    if not single or stars or not plain_joins or reads((replace(select, sources=()), order)):
         return None
     kept = [replace(other, on=conjunction([part for part in conjuncts(other.on)
                                            if part not in held]))

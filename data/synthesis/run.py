@@ -29,8 +29,7 @@ from sqlexec import DataError, Verifier
 HERE = Path(__file__).parent
 
 
-def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, workers=2,
-              infer_keys=True):
+def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, infer_keys=True):
     """Makes n synthetic queries, prints and writes what came of them, and returns the counts.
 
     folder: a benchmark folder; templates come from its train split. split: the one on whose
@@ -49,7 +48,7 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
                         f"{_counted(pool.skipped + data.usable('train')[1])}")
     databases = databases_of(data, examples.get(split) or data.usable(split)[0])
     known = normal_forms(data, examples["train"] + examples.get("val", []))
-    with Verifier(workers, timeout, retry=False) as verifier:
+    with Verifier(2, timeout, retry=False) as verifier:
         made, rejects = synthesize(pool, databases, n, rng, verifier.run, known)
     ours = {normalise(item.sql, data.schema(item.db_id)) for item in made}
     reached = {re.sub(r"(#\d+)+$", "", item.template_key) for item in made}     # without variants
@@ -63,11 +62,15 @@ def run_synth(folder, out, n=3000, show=20, seed=0, split="train", timeout=5.0, 
               "skipped": dict(pool.skipped.most_common()), "reached": len(reached),
               "reached_share": round(sum(pool.counts[key] for key in reached)
                                      / pool.counts.total(), 4)}
-    _write(Path(out), made, counts)
+    out = Path(out)
+    files.write_text(out / "synthetic.jsonl", "".join(
+        json.dumps({"db_id": item.db_id, "query": item.sql, "template": item.template_key},
+                   ensure_ascii=False) + "\n" for item in made))
+    files.write_json(out / "synth.json", counts)
     for line in [line for schema, _ in databases for line in schema.inferred]:
         print(line)
     _print(rng.sample(made, min(show, len(made))), counts)
-    print(f"\n{Path(out) / 'synthetic.jsonl'}, {Path(out) / 'synth.json'}")
+    print(f"\n{out / 'synthetic.jsonl'}, {out / 'synth.json'}")
     return counts
 
 
@@ -85,12 +88,10 @@ def template_sources(data, examples):
 
 def analyst_queries():
     """[(sql, schema)] of analyst.sql."""
-    lines = (HERE / "analyst.sql").read_text(encoding="utf-8").splitlines()
-    script = "\n".join(line for line in lines if not line.startswith("--"))
+    script = re.sub("(?m)^--.*", "", (HERE / "analyst.sql").read_text(encoding="utf-8"))
     statements = [" ".join(statement.split()) for statement in script.split(";")]
     with closing(sqlite3.connect(":memory:")) as connection:
-        for statement in statements:
-            connection.execute(statement)
+        connection.executescript(script)
         schema = schema_of(connection, "analyst")
     return [(statement, schema) for statement in statements if statement.startswith("SELECT")]
 
@@ -111,13 +112,6 @@ def databases_of(data, examples):
 
 def normal_forms(data, examples):
     return {normalise(e.query, data.schema(e.db_id)) for e in examples}
-
-
-def _write(out, made, counts):
-    lines = [json.dumps({"db_id": item.db_id, "query": item.sql, "template": item.template_key},
-                        ensure_ascii=False) + "\n" for item in made]
-    files.write_text(out / "synthetic.jsonl", "".join(lines))
-    files.write_json(out / "synth.json", counts)
 
 
 def _print(sample, counts):

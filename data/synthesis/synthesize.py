@@ -26,7 +26,7 @@ class Synthetic(NamedTuple):
 
 class _Draft(NamedTuple):
     template: Template
-    db: int                          # index into the databases
+    database: Database
     binding: Binding
     sql: str
 
@@ -84,27 +84,25 @@ class _Synthesis:
         form, why = template, IMPOSSIBLE
         if self.rng.random() < self.vary:
             form = template.variant(self.rng.randrange(VARIANTS))
-        places = range(len(self.databases))
-        for db in dict.fromkeys(self.rng.choices(places, k=PLACES) if places else ()):
-            if (template.key, db) in self.impossible:
+        places = self.databases and self.rng.choices(self.databases, k=PLACES)
+        for database in dict.fromkeys(places):
+            if (template.key, database) in self.impossible:
                 continue
             try:
-                wide, binding = bind(form, self.databases[db], self.rng)
-                return self.fresh(_Draft(wide, db, binding, render(wide.pieces, binding)))
+                wide, binding = bind(form, database, self.rng)
             except Unfilled as problem:
                 why = str(problem)
                 if why == IMPOSSIBLE:
-                    self.impossible.add((template.key, db))
+                    self.impossible.add((template.key, database))
+                continue
+            sql = render(wide.pieces, binding)       # in canonical form already
+            if sql in self.exclude:
+                return "in train or val"
+            if (database, sql) in self.seen:
+                return "made before"
+            self.seen.add((database, sql))
+            return _Draft(wide, database, binding, sql)
         return f"unfilled: {why}"
-
-    def fresh(self, draft):
-        """The draft, unless its query is known. A filled template is in canonical form already."""
-        if draft.sql in self.exclude:
-            return "in train or val"
-        if (draft.db, draft.sql) in self.seen:
-            return "made before"
-        self.seen.add((draft.db, draft.sql))
-        return draft
 
     def judge(self, drafts):
         """The reason to reject each draft, or "" for those it keeps."""
@@ -122,13 +120,12 @@ class _Synthesis:
             for (i, reason, test, _), answer in zip(asked, self.execute(jobs)):
                 if quality.is_redundant(test, rows[i], answer):
                     reasons[i] = reason
-        self.kept += [Synthetic(self.databases[drafts[i].db].schema.db_id, drafts[i].sql,
+        self.kept += [Synthetic(drafts[i].database.schema.db_id, drafts[i].sql,
                                 drafts[i].template.key) for i in live if not reasons[i]]
         return reasons
 
     def execute(self, jobs):
         """Results of (draft, sql, test, rows). One more row than `rows` shows a difference."""
-        cut = [sql if draft.template.tree.limit and test != "order" else f"{sql} LIMIT {rows + 1}"
-               for draft, sql, test, rows in jobs]
-        paths = [self.databases[draft.db].path for draft, *_ in jobs]
-        return self.run(list(zip(paths, cut))) if jobs else []
+        cut = [(draft.database.path, sql if draft.template.tree.limit and test != "order"
+                else f"{sql} LIMIT {rows + 1}") for draft, sql, test, rows in jobs]
+        return self.run(cut) if jobs else []

@@ -44,6 +44,12 @@ class ValueSlot(NamedTuple):
     shape: str                       # of a LIKE pattern: "%x%", "x%", "%x", "x"; of a part of an
                                      # ISO date the characters: "0:4"
 
+    @property
+    def group(self):
+        """Slots of equal groups are drawn together: different values, in their order."""
+        return (self.kind if self.kind in ("count", "sum", "limit") else "",
+                -1 if self.column is None else self.column)
+
 
 class Link(NamedTuple):
     child: int                       # column slots
@@ -67,7 +73,7 @@ class Template:
     columns: tuple = field(compare=False, repr=False)    # of ColumnSlot
     values: tuple = field(compare=False, repr=False)     # of ValueSlot
     links: tuple = field(compare=False, repr=False)      # of Link: the foreign keys it needs
-    _variants: dict = field(compare=False, repr=False, default_factory=dict)
+    _variants: dict = field(compare=False, repr=False, default_factory=dict, init=False)
 
     @cached_property
     def pieces(self):
@@ -118,8 +124,7 @@ class Template:
                 zip((part.left, part.right), pair)]) for pair in more]])
 
         links = self.links + tuple([Link(*pair, link.declared) for pair in pairs])
-        return replace(self, tree=rewrite(self.tree, widen), columns=columns, links=links,
-                       _variants={})
+        return replace(self, tree=rewrite(self.tree, widen), columns=columns, links=links)
 
     @cached_property
     def flaw(self):
@@ -134,7 +139,7 @@ class Template:
         if seed not in self._variants:
             rng = random.Random(seed)
             tree = rewrite(self.tree, lambda part: _redrawn(part, self.values, rng))
-            other = replace(self, key=f"{self.key}#{seed}", tree=tree, _variants={})
+            other = replace(self, key=f"{self.key}#{seed}", tree=tree)
             self._variants[seed] = self if other.flaw or tree == self.tree else other
         return self._variants[seed]
 
@@ -180,8 +185,8 @@ def _redrawn(part, values, rng):
         case Order() if flip:
             return replace(part, descending=not part.descending)
         case Binary(op, _, Literal(value=slot)) if flip and op in RANGE and slot[:1] == "\0":
-            group = draw_together(values[number(slot)])
-            if sum(draw_together(value) == group for value in values) == 1:  # not BETWEEN's end
+            group = values[number(slot)].group
+            if sum(value.group == group for value in values) == 1:       # not BETWEEN's end
                 return replace(part, op=_OPPOSITE[op])
     return None
 
@@ -236,7 +241,7 @@ class _Extractor:
     """Numbers the tables, columns and values of a resolved tree by first use."""
 
     def __init__(self, tree, schema):
-        self.foreign = {tuple([part.lower() for part in key]) for key in schema.foreign_keys}
+        self.foreign = set(schema.foreign_keys)
         self.referring = {key[:2] for key in self.foreign}
         self.known = {(table.name, column.name): column for table in schema.tables
                       for column in table.columns}
@@ -260,40 +265,43 @@ class _Extractor:
         table = self.tables.setdefault(part.table, len(self.tables))
         key = (part.table, part.name)
         if key not in self.columns:
-            column, folded = self.known[key], (part.table.lower(), part.name.lower())
-            role = "pk" if column.primary else "fk" if folded in self.referring else ""
+            column = self.known[key]
+            role = "pk" if column.primary else "fk" if key in self.referring else ""
             self.columns[key] = len(self.columns)
             self.slots.append(ColumnSlot(table, column.type, role))
         return self.columns[key]
 
     def slot(self, part):
         """The change that rewrite() makes: names and literals in known places become slots."""
-        if isinstance(part, Column):
-            return replace(part, name=f"\0c{self.column(part)}\0", quoted=False, table=None)
-        if isinstance(part, Source) and isinstance(part.table, str):
-            name = f"\0t{self.tables[part.table]}\0"
-            return replace(part, table=name, on=rewrite(part.on, self.slot))
-        if isinstance(part, Binary) and part.op in COMPARISONS and isinstance(part.right, Literal):
-            value = self.value(COMPARISONS[part.op], part.left, part.right)
-            return Binary(part.op, rewrite(part.left, self.slot), value)
-        if isinstance(part, Between):
-            low, high = [self.value("range", part.operand, end) for end in (part.low, part.high)]
-            return Between(rewrite(part.operand, self.slot), low, high, part.negated)
-        if isinstance(part, In) and isinstance(part.options, tuple):
-            options = [self.value("equal", part.operand, option) for option in part.options]
-            return In(rewrite(part.operand, self.slot), tuple(options), part.negated)
-        if isinstance(part, Query) and part.limit and to_sql(part.limit) != "1":
-            rest = rewrite(replace(part, limit=None), self.slot)     # LIMIT 1 is "the most": fixed
-            return replace(rest, limit=self.value("limit", None, part.limit))
+        match part:
+            case Column():
+                return replace(part, name=f"\0c{self.column(part)}\0", quoted=False, table=None)
+            case Source(table=str() as name, on=on):
+                return replace(part, table=f"\0t{self.tables[name]}\0", on=rewrite(on, self.slot))
+            case Binary(op, left, Literal() as right) if op in COMPARISONS:
+                value = self.value(COMPARISONS[op], left, right)
+                return Binary(op, rewrite(left, self.slot), value)
+            case Between(operand, low, high, negated):
+                ends = [self.value("range", operand, end) for end in (low, high)]
+                return Between(rewrite(operand, self.slot), *ends, negated)
+            case In(operand, tuple() as options, negated):
+                options = tuple([self.value("equal", operand, option) for option in options])
+                return In(rewrite(operand, self.slot), options, negated)
+            case Query(limit=limit) if limit and limit != Literal("number", "1"):
+                rest = rewrite(replace(part, limit=None), self.slot)     # LIMIT 1 says "the most"
+                return replace(rest, limit=self.value("limit", None, limit))
         return None
 
     def value(self, kind, subject, part):
         """A literal that is compared with a column or an aggregate (or LIMIT's), as a slot."""
-        if not isinstance(part, Literal) or not _is_value(part):
+        value = isinstance(part, Literal) and (          # not 0x1F
+            part.kind == "text" or part.kind == "number" and "x" not in part.value.lower())
+        if not value:
             return rewrite(part, self.slot)
         if isinstance(subject, Call) and subject.name in ("COUNT", "SUM"):
             kind = subject.name.lower()
-        shape = _like_shape(part.value) if kind == "like" else ""
+        shape = re.sub("[^%]+", "x", part.value) if kind == "like" else ""
+        shape = shape if shape.count("x") == 1 else ""
         if dated := quality.date_part(subject):
             kind, subject, shape = "date", dated[0], f"{dated[1]}:{dated[2]}"
         inner = subject.args[0] if isinstance(subject, Call) and subject.args else subject
@@ -306,11 +314,11 @@ class _Extractor:
     def ranked(self):
         """The value slots, each with its place among the literals it is drawn with."""
         slots = [ValueSlot(kind, column, 0, shape) for kind, column, _, shape in self.values]
-        sizes = [_sortable(literal) for _, _, literal, _ in self.values]
-        return tuple([
-            slot._replace(rank=sum(draw_together(other) == draw_together(slot) and size < own
-                                   for other, size in zip(slots, sizes)))
-            for slot, own in zip(slots, sizes)])
+        sizes = [(0, float(literal.value), "") if literal.kind == "number"
+                 else (1, 0.0, literal.value) for _, _, literal, _ in self.values]
+        return tuple([slot._replace(rank=sum(other.group == slot.group and size < own
+                                             for other, size in zip(slots, sizes)))
+                      for slot, own in zip(slots, sizes)])
 
     def links(self, tree):
         """Pairs of columns that the query ties together, each once, child first."""
@@ -319,31 +327,11 @@ class _Extractor:
             a, b = self.column(left), self.column(right)
             if a == b or (a, b) in links or (b, a) in links:
                 continue
-            ends = [(c.table.lower(), c.name.lower()) for c in (left, right)]
+            ends = [(c.table, c.name) for c in (left, right)]
             forward, backward = [one + two in self.foreign for one, two in (ends, ends[::-1])]
             pair = (b, a) if backward and not forward else (a, b)
             links[pair] = forward or backward
         return tuple([Link(*pair, known) for pair, known in links.items()])
-
-
-def _is_value(literal):
-    return literal.kind == "text" or (
-        literal.kind == "number" and not literal.value.lower().lstrip("-").startswith("0x"))
-
-
-def _like_shape(pattern):
-    core = pattern.strip("%")
-    return pattern.replace(core, "x") if core and "%" not in core else ""
-
-
-def draw_together(slot):
-    """Value slots of which this is equal are drawn together: different values, in their order."""
-    return (slot.kind if slot.kind in ("count", "sum", "limit") else "",
-            -1 if slot.column is None else slot.column)
-
-
-def _sortable(literal):
-    return (0, float(literal.value), "") if literal.kind == "number" else (1, 0.0, literal.value)
 
 
 def _joins(part):
@@ -354,17 +342,14 @@ def _joins(part):
 def _tied(tree):
     """(column, column) for each equality, IN and set operator that ties two columns."""
     for part in walk(tree):
-        if isinstance(part, Binary) and part.op == "=":
-            if isinstance(part.right, Subquery):
-                yield from _tied_items((part.left,), part.right.query.arms[0])
-            elif _joins(part):
+        match part:
+            case Binary("=", left, Subquery(query)) | In(left, Query() as query):
+                yield from _tied_items((left,), query.arms[0])
+            case Binary() if _joins(part):
                 yield part.left, part.right
-        elif isinstance(part, In) and isinstance(part.options, Query):
-            yield from _tied_items((part.operand,), part.options.arms[0])
-        elif isinstance(part, Query):
-            first = [item.expression for item in part.arms[0].items]
-            for arm in part.arms[1:]:
-                yield from _tied_items(first, arm)
+            case Query((first, *others)):
+                for arm in others:
+                    yield from _tied_items([item.expression for item in first.items], arm)
 
 
 def _tied_items(left, select):
@@ -385,10 +370,9 @@ class TemplatePool:
     def __init__(self, pairs):
         """pairs: (sql, schema) of the training queries, most of them twice, with two questions."""
         self.templates, self.counts, self.skipped = {}, Counter(), Counter()
-        schemas = {id(schema): schema for _, schema in pairs}
-        for (sql, schema), count in Counter((sql, id(schema)) for sql, schema in pairs).items():
+        for (sql, schema), count in Counter(pairs).items():
             try:
-                template = extract(sql, schemas[schema])
+                template = extract(sql, schema)
                 problem = template.flaw
             except SQLError as error:
                 problem = error.reason
