@@ -163,12 +163,17 @@ def show_table(rows, splits):
               f"{val['seconds'] / 60:7.1f}")
 
 
+def finished(folder):
+    """The records of a run directory's finished candidates, the oldest first."""
+    paths = sorted(folder.glob("*/candidate.json"), key=lambda path: path.stat().st_mtime)
+    return [json.loads(path.read_text()) for path in paths]
+
+
 def recommended(folder):
     """The record of the candidate of a run directory that one should use: the best on validation,
     of equals the newest; the base model where the best has not clearly more questions right than
     it (one-sided sign test at 5%).  None where nothing is finished."""
-    paths = sorted(folder.glob("*/candidate.json"), key=lambda path: path.stat().st_mtime)
-    records = [json.loads(path.read_text()) for path in reversed(paths)]
+    records = finished(folder)[::-1]
     if not records:
         return None
     best = max(records, key=lambda record: record["ex"])
