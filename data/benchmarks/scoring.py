@@ -142,11 +142,12 @@ def hardness(sql):
     components = (sum(name in clauses for name in ("where", "group", "order", "limit"))
                   + tables.count("join") + tables.count(",") + joined("or") + joined("like"))
     nested = ("set" in clauses) + (where + having).count("subquery")
+    items = [token for token in part("select") if token != "distinct"]
+    heads = [token for before, token in zip([",", *items], items) if before == ","]
     # The official code takes NOT, and AND or OR in HAVING, for aggregates too.
-    aggregates = (sum(token in AGGREGATES for token in _heads(part("select")))
-                  + sum(token in AGGREGATES for token in part("order"))
-                  + where.count("not") + having.count("not") + connectives(having))
-    others = ((aggregates > 1) + ("," in part("select")) + (connectives(where) > 0)
+    aggregates = (sum(token in AGGREGATES for token in heads + part("order"))
+                  + (where + having).count("not") + connectives(having))
+    others = ((aggregates > 1) + ("," in items) + (connectives(where) > 0)
               + ("," in part("group")))
     if not nested and components <= 1 and others == 0:
         return "easy"
@@ -156,12 +157,6 @@ def hardness(sql):
             or components <= 1 and others == 0 and nested == 1):
         return "hard"
     return "extra"
-
-
-def _heads(items):
-    """The first token of each item of a SELECT list."""
-    items = [token for token in items if token != "distinct"]
-    return [token for before, token in zip([","] + items, items) if before == ","]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -223,17 +218,32 @@ def selfcheck(options):
 def score_predictions(data, split, examples, predictions, verifier, mode=None):
     """(summary, list of Verdict) of predictions: SQL, one for each of the split's examples.
 
-    mode: whose rules; by default those of the split's layout.
+    mode: whose rules; by default those of the split's layout.  In the summary are the metric,
+    {level: scored and correct}, the fewest and most databases of an example, verdicts by status,
+    golds left out, and what all this depends on.
     """
     mode = mode or data.mode(split)
     databases = [data.databases(example.db_id) for example in examples]
     verdicts = verifier.verdicts([(paths, example.query, pred) for paths, example, pred
                                   in zip(databases, examples, predictions, strict=True)], mode)
-    summary = {"data": str(data.folder), "split": str(split), "rules": mode,
-               **summarise([len(paths) for paths in databases], list(map(level, examples)),
-                           verdicts),
-               "sqlite": sqlite3.sqlite_version, "digest": data.digest(split)}
-    return summary, verdicts
+    levels, rows = list(map(level, examples)), {}
+    for name in (*filter(levels.__contains__, LEVELS), *sorted({*levels} - {*LEVELS}), "all"):
+        scored = [verdict.correct for at, verdict in zip(levels, verdicts)
+                  if name in (at, "all") and verdict.status != "bad_gold"]
+        rows[name] = {"scored": len(scored), "correct": sum(scored),
+                      "share": round(100 * sum(scored) / len(scored), 2) if scored else None}
+    sizes = sorted(map(len, databases)) or [0]
+    counts = Counter(verdict.status for verdict in verdicts)
+    return {"data": str(data.folder), "split": str(split), "rules": mode,
+            "metric": "TS" if sizes[-1] > 1 else "EX", "levels": rows,
+            "databases": [sizes[0], sizes[-1]],
+            "predictions": {status: counts[status] for status in STATUSES},
+            "left_out": counts["bad_gold"],
+            "sqlite": sqlite3.sqlite_version, "digest": data.digest(split)}, verdicts
+
+
+LEVELS = ("easy", "medium", "hard", "extra", "simple", "moderate", "challenging")
+STATUSES = ("ok", "error", "timeout", "too_big", "refused")
 
 
 def level(example):
@@ -300,28 +310,6 @@ def _print_efficiency(data, examples, predictions, verdicts, options):
     print(f"VES {statistics.fmean(scores):.2f}, from {min(scores):.2f} to {max(scores):.2f} in "
           f"{len(scores)} passes of {options.ves} runs each")
     return {"mean": round(statistics.fmean(scores), 2), "passes": scores, "runs": options.ves}
-
-
-def summarise(databases, levels, verdicts):
-    """What to report: metric, {level: scored and correct}, verdicts by status, golds left out.
-
-    databases: how many each example was run on; levels, verdicts: one for each example.
-    """
-    known = [level for level in LEVELS if level in levels] + sorted({*levels} - {*LEVELS})
-    counts, rows = Counter(verdict.status for verdict in verdicts), {}
-    for level in known + ["all"]:
-        scored = [verdict.correct for at, verdict in zip(levels, verdicts)
-                  if level in (at, "all") and verdict.status != "bad_gold"]
-        rows[level] = {"scored": len(scored), "correct": sum(scored),
-                       "share": round(100 * sum(scored) / len(scored), 2) if scored else None}
-    return {"metric": "TS" if max(databases, default=1) > 1 else "EX", "levels": rows,
-            "databases": [min(databases, default=0), max(databases, default=0)],
-            "predictions": {status: counts[status] for status in STATUSES},
-            "left_out": counts["bad_gold"]}
-
-
-LEVELS = ("easy", "medium", "hard", "extra", "simple", "moderate", "challenging")
-STATUSES = ("ok", "error", "timeout", "too_big", "refused")
 
 
 def print_scores(summary):
