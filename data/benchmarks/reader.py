@@ -16,7 +16,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 import sqlite3
 import time
@@ -27,7 +26,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from data.report.files import read_lines
+from data.report.files import read_lines, whole
 from data.schema import listed_schema, read_schema
 from data.synthesis.keys import with_inferred_keys
 from sqlexec import DataError
@@ -345,28 +344,22 @@ def _source(path):
 
 def _build(text, path):
     """Builds path from SQL text unless it is there; again where it was built from other text.
-
-    Several processes may do so at once: each writes its own file, and the last rename wins.
-    """
+    Several processes may do so at once."""
     script = read_text(text)
     checksum = zlib.crc32(script.encode()) >> 1     # user_version is a signed 32-bit number
     if (path.exists() and path.stat().st_size
             and _built_from(path) in (None, checksum.to_bytes(4, "big"))):
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()                           # says why a folder cannot be written
-        with closing(sqlite3.connect(temporary)) as connection:
-            connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
-            _run_script(connection, script)
-            connection.executescript(f"PRAGMA application_id = {BUILT};"
-                                     f"PRAGMA user_version = {checksum};")
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            temporary.touch()                       # says why a folder cannot be written
+            with closing(sqlite3.connect(temporary)) as connection:
+                connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
+                _run_script(connection, script)
+                connection.executescript(f"PRAGMA application_id = {BUILT};"
+                                         f"PRAGMA user_version = {checksum};")
     except (sqlite3.Error, OSError, ValueError) as problem:
         raise DataError(f"{text}: cannot build {path.name}: {problem}") from problem
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def _run_script(connection, script):

@@ -1,10 +1,4 @@
-"""What a stage has finished, kept until the stage ends: the same command goes on from there.
-
-    Training(path, about, ...)     the state of a training, in one file
-    Kept(folder, *about)           results of long work, part by part
-    cached_pairs(out, name, ...)   records that several rounds may share
-    forget(*paths)                 the stage has ended
-"""
+"""What a stage has finished, kept until the stage ends: the same command goes on from there."""
 
 import hashlib
 import json
@@ -192,6 +186,7 @@ def cached_pairs(out, name, about, sample):
 
 
 def forget(*paths):
+    """Remove files and folders: the stage that needed them has ended."""
     for path in paths:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
