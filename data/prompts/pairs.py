@@ -8,6 +8,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import count
 
 from model import common_prefix
 from sqlexec import DataError
@@ -42,16 +43,14 @@ def chunked(pairs, rng, size):
 
 def steps_of(pairs, epochs, batch, rng, share=8):
     """Lists of chunks with about `batch` pairs each, for so many epochs (a part of one counts)."""
+    chunks = (chunk for _ in count() for chunk in chunked(pairs, rng, share))
     steps, step, left = [], [], round(epochs * len(pairs))
     while left > 0:
-        for chunk in chunked(pairs, rng, share):
-            step.append(chunk[:left])
-            left -= len(step[-1])
-            if sum(map(len, step)) >= batch or left == 0:
-                steps.append(step)
-                step = []
-            if left == 0:
-                break
+        step.append(next(chunks)[:left])
+        left -= len(step[-1])
+        if sum(map(len, step)) >= batch or left == 0:
+            steps.append(step)
+            step = []
     return steps
 
 
