@@ -11,6 +11,7 @@ tables from the end of `order`, then columns that are not keys. What is kept can
 before: a table comes with those on its shortest foreign-key path to the tables already kept.
 """
 
+import math
 import re
 from bisect import bisect_right
 from collections import Counter
@@ -71,7 +72,8 @@ def rank(schema, question, links=()):
              for t in schema.tables}
     owners = Counter(word for words in found.values() for word in words)
     linked = Counter({(table, value) for table, _, value in links})
-    score = {name: sum((1 + (word in named[name])) / owners[word] for word in words)
+    # fsum: a set gives its words in another order in each process.
+    score = {name: math.fsum((1 + (word in named[name])) / owners[word] for word in words)
              + 3 * sum(table == name for table, _ in linked) for name, words in found.items()}
     return sorted(score, key=lambda name: -score[name])           # stable: ties in schema order
 
