@@ -1,9 +1,4 @@
-"""Prompts in both directions (section 3.1.2): one builder for training, sampling and asking.
-
-    sql_prompt(schema, question, links, form)     asks for SQL
-    question_prompt(schema, query, form)          asks for the question that a query answers
-    Prompts(data, tokenizer, ...)                 token ids of both for an Example, built once
-"""
+"""Prompts in both directions (section 3.1.2): one builder for training, sampling and asking."""
 
 import math
 import random

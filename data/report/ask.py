@@ -1,11 +1,8 @@
-"""A question to a database: SQL, its rows, and remarks where trust in them ends.
-
-    Asker(task, db_id, sample, ...)(question) -> exit code    prints the answer
-    remarks(sql, result, schema, columns, question, read)     what a careful reader would say
-"""
+"""A question to a database: SQL, its rows, and remarks where trust in them ends."""
 
 import csv
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -14,7 +11,6 @@ from data.benchmarks.reader import Example
 from data.prompts.schema_text import compact
 from data.report.files import whole
 from data.report.tables import show_result
-from data.report.terminal import input_line
 from data.sql import (
     Between, Binary, Call, Column, In, Literal, SQLError, Subquery, parse, quote_name, quote_text,
     resolve, to_sql, walk)
@@ -66,8 +62,9 @@ class Asker:
     def converse(self):
         """Answer what a person types, until an empty line."""
         print(f"{compact(self.task.data.schema(self.db_id))}\nAsk, or leave with an empty line.")
-        while question := input_line("? "):
-            self(question)
+        with suppress(EOFError):                  # the end of the input
+            while question := input("? ").strip():
+                self(question)
 
     def answer(self, example):
         """(SQL, Result, notes): the greedy answer, the first sample that runs where that fails, or

@@ -82,14 +82,6 @@ def deferred():
             raise Stopped(signals[0])
 
 
-def input_line(prompt):
-    """A line that a person types; nothing at the end of the input."""
-    try:
-        return input(prompt).strip()
-    except EOFError:
-        return ""
-
-
 def fail(name, message):
     print(f"{name}error: {printable(str(message))}", file=sys.stderr)
     return 2
