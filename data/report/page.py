@@ -14,9 +14,8 @@ import random
 import sys
 from collections import Counter
 from itertools import zip_longest
+from operator import sub
 from pathlib import Path
-
-import numpy as np
 
 from data.report.files import read_lines, write_text
 from data.report.tables import changes, error_kind, finished, interval, percent
@@ -110,7 +109,7 @@ def by_round(answers_to):
         low, high = zip(*map(interval, answers.values()))
         axes.errorbar(range(len(answers)), middle, fmt="--o" if split == "val" else "-o",
                       capsize=3, label=split,
-                      yerr=[np.subtract(middle, low), np.subtract(high, middle)])
+                      yerr=[list(map(sub, middle, low)), list(map(sub, high, middle))])
     axes.set_xticks(range(len(answers)), list(answers), rotation=20, ha="right")
     axes.set_ylabel("EX, %")
     axes.grid(axis="y", alpha=0.3)
