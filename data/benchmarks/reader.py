@@ -63,7 +63,12 @@ class Data:
         if not self.folder.exists():
             raise DataError(f"{folder}: no such folder or file")
         roots = [self.folder / name for name in DATABASE_FOLDERS if (self.folder / name).is_dir()]
-        self.own = {} if roots else _own_databases(self.folder)
+        files = [self.folder]
+        if not self.folder.is_file():
+            files = [] if roots else _files_in(self.folder, SUFFIXES)
+        self.own = {path.stem: path for path in files}
+        if len(self.own) < len(files):
+            raise DataError(f"{self.folder}: two databases of one name in it")
         if not roots and not self.own:
             raise DataError(f"{folder}: none of the folders {', '.join(DATABASE_FOLDERS)} in it, "
                             f"and no .sqlite file, nor {', '.join(SUFFIXES[1:])}")
@@ -166,7 +171,9 @@ class Data:
         for db_id in sorted(self.own) or sorted({e.db_id for e in self.usable(split)[0]}):
             for path in self.databases(db_id):
                 total.update(f"{db_id}/{path.name}".encode())
-                with open(_source(path), "rb") as file:
+                text = path.with_suffix(".sql")     # does not vary with SQLite's version
+                built = _built_from(path) is not None and text.is_file()
+                with open(text if built else path, "rb") as file:
                     hashlib.file_digest(file, lambda: total)
         return total.hexdigest()[:16]
 
@@ -239,15 +246,6 @@ def _example(record, place, spelled, alone=None):
     return Example(spelled(text("db_id", default=alone)), text("SpiderSynQuestion", "question"),
                    text("SQL", "query", default=None if parsed else record["sql"]),
                    text("evidence", default=""), text("difficulty", default=""))
-
-
-def _own_databases(path):
-    """{name without its end: path} of a database file, or of those that lie in a folder."""
-    files = [path] if path.is_file() else _files_in(path, SUFFIXES)
-    found = {file.stem: file for file in files}
-    if len(found) < len(files):
-        raise DataError(f"{path}: two databases of one name in it")
-    return found
 
 
 def _database_files(folder, db_id):
@@ -333,13 +331,6 @@ def _built_from(path):
     except OSError:
         return None
     return header[60:64] if header[68:72] == BUILT.to_bytes(4, "big") else None
-
-
-def _source(path):
-    """The .sql text that a .sqlite was built from here, whose bytes, unlike those of the .sqlite,
-    do not vary with SQLite's version; the path itself where there is none."""
-    text = path.with_suffix(".sql")
-    return text if _built_from(path) is not None and text.is_file() else path
 
 
 def _build(text, path):

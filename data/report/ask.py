@@ -126,7 +126,9 @@ def remarks(sql, result, schema, columns, question, read):
                 notes += absent_note(column, literal, texts(column), read)
     for column, values, _ in compared if empty else ():
         if any(map(is_date, values)) and are_dates(texts(column)):
-            notes += range_note(column, read)
+            name = quote_name(column.name)
+            found = read(f"SELECT MIN({name}), MAX({name}) FROM {quote_name(column.table)}")
+            notes += [f"{column.name} goes from {low} to {high}" for low, high in found.rows]
     return list(dict.fromkeys(notes))
 
 
@@ -257,13 +259,6 @@ def is_date(value):
     """Whether a date may be meant: '2024-05', or date('now')."""
     return isinstance(value, Call) or isinstance(value, Literal) and bool(
         value.kind == "text" and re.search(r"\d", value.value))
-
-
-def range_note(column, read):
-    """From when to when there is data, where a condition on dates may be what found nothing."""
-    name = quote_name(column.name)
-    found = read(f"SELECT MIN({name}), MAX({name}) FROM {quote_name(column.table)}")
-    return [f"{column.name} goes from {low} to {high}" for low, high in found.rows]
 
 
 def absent_note(column, literal, stored, read):
