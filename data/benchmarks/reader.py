@@ -55,8 +55,7 @@ class Example:
 class Data:
     """A benchmark folder. Whatever is wrong in it raises DataError naming the file and place.
 
-    own: {db_id: path} of the user's own databases; infer_keys: with keys that nobody declared.
-    """
+    own: {db_id: path} of the user's own databases; infer_keys: with keys that nobody declared."""
 
     def __init__(self, folder, infer_keys=True):
         self.folder, self.infer_keys = Path(folder), infer_keys
@@ -85,8 +84,7 @@ class Data:
         """(Examples of a split whose database can be read, Counter of why others were left out).
 
         split: a name (train, dev, ...) or a .json file's path. A person's own databases need no
-        such file.
-        """
+        such file."""
         examples, problems = self._checked(split)
         return examples, Counter(reason for reason, _ in problems)
 

@@ -36,8 +36,7 @@ def read_predictions(path, examples, mode="spider"):
 
     Spider: one SQL a line; a tab and the database may follow. BIRD: a JSON object from the
     example's number to SQL, the separator "\t----- bird -----\t" and the database. DataError where
-    a prediction is missing, left over, malformed or made for another database.
-    """
+    a prediction is missing, left over, malformed or made for another database."""
     text = read_text(path)
     read = _bird_pairs if mode == "bird" or text.lstrip().startswith("{") else _spider_pairs
     pairs = read(path, text, len(examples))
@@ -103,8 +102,7 @@ def _clauses(sql):
     """{keyword: tokens} of the first SELECT, with {"set": []} where a set operator follows it.
 
     Words are in lower case and a sub-query is the one token "subquery"; other parentheses are left
-    out with the commas inside them.
-    """
+    out with the commas inside them."""
     tokens = TOKEN.findall(sql.lower())
     clauses, current, nested = {}, [], []       # nested: for each open parenthesis, a sub-query?
     for token, following in zip(tokens, tokens[1:] + [""]):
@@ -129,8 +127,7 @@ def _clauses(sql):
 def hardness(sql):
     """Spider's easy, medium, hard or extra, by the counts of its official evaluator.
 
-    From tokens alone, so that any text has one; nothing is scored by it.
-    """
+    From tokens alone, so that any text has one; nothing is scored by it."""
     clauses = _clauses(sql)
     part = lambda name: clauses.get(name, [])
     where, having, tables = part("where"), part("having"), part("from")
@@ -168,8 +165,7 @@ def efficiency(verifier, pairs, repeats=20, passes=5):
     pairs: (db_path, gold, pred), or None for an example that is not correct and scores 0.
     An example's score is 100 sqrt(mean of gold seconds / pred seconds over the repeats), ratios
     beyond three standard deviations left out; the mean over all examples is the score, which has
-    no upper bound. For people to look at: on small queries it is mostly noise.
-    """
+    no upper bound. For people to look at: on small queries it is mostly noise."""
     scores = []
     for _ in range(passes):
         total = 0.0
@@ -220,8 +216,7 @@ def score_predictions(data, split, examples, predictions, verifier, mode=None):
 
     mode: whose rules; by default those of the split's layout.  In the summary are the metric,
     {level: scored and correct}, the fewest and most databases of an example, verdicts by status,
-    golds left out, and what all this depends on.
-    """
+    golds left out, and what all this depends on."""
     mode = mode or data.mode(split)
     databases = [data.databases(example.db_id) for example in examples]
     verdicts = verifier.verdicts([(paths, example.query, pred) for paths, example, pred

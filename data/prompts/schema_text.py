@@ -64,17 +64,16 @@ def rank(schema, question, links=()):
     """Names of all tables, those first whose names, columns and values the question mentions.
 
     links: (table, column, value) as ValueIndex.link() offers them. A word counts the less, the
-    more tables have it, and twice in the name of a table; a linked value counts three words.
-    """
+    more tables have it, and twice in the name of a table; a linked value counts three words."""
     asked = _stems(question) - (STOP - {"order"})            # a table in many a schema
     named = {t.name: _stems(t.name) & asked for t in schema.tables}
     found = {t.name: set().union(named[t.name], *[_stems(c.name) & asked for c in t.columns])
              for t in schema.tables}
     owners = Counter(word for words in found.values() for word in words)
-    linked = Counter({(table, value) for table, _, value in links})
+    linked = Counter(table for table, _ in {(table, value) for table, _, value in links})
     # fsum: a set gives its words in another order in each process.
     score = {name: math.fsum((1 + (word in named[name])) / owners[word] for word in words)
-             + 3 * sum(table == name for table, _ in linked) for name, words in found.items()}
+             + 3 * linked[name] for name, words in found.items()}
     return sorted(score, key=lambda name: -score[name])           # stable: ties in schema order
 
 
@@ -110,8 +109,7 @@ def narrow(schema, order, budget, size=lambda schema: len(compact(schema))):
 
     order: all table names, the most important first. budget: the most that size(schema) may be,
     in whatever size counts (characters of the compact form, unless told). The first table of
-    `order` stays in any case, with its keys, even where it alone is over the budget.
-    """
+    `order` stays in any case, with its keys, even where it alone is over the budget."""
     if size(schema) <= budget:
         return schema, Counter()
     plain = schema.with_columns(lambda table, column: replace(column, comment=""))

@@ -126,8 +126,7 @@ def distinct_text(db, table, column, meter):
 class ValueIndex:
     """The text values of one database, read at the first question; DataError if unreadable.
 
-    Views are not read: they show what tables hold.
-    """
+    Views are not read: they show what tables hold."""
 
     def __init__(self, schema, db_path):
         self.schema, self.db_path = schema, db_path
@@ -142,8 +141,7 @@ class ValueIndex:
         """The stored values that a question names, as [(table, column, value)], best first.
 
         At most limit in all and per_column of one column. Quoted phrases come first, then exact
-        ones (the longest first), close spellings, and flags.
-        """
+        ones (the longest first), close spellings, and flags."""
         if self.entries is None:
             self._build()
         if question.isupper():      # then capitals mean nothing
