@@ -78,7 +78,7 @@ class Data:
     # Examples
 
     def has(self, split):
-        return bool(_split_files(self.folder, split) and self._load(split)[0])
+        return bool(self._load(split)[0])
 
     def usable(self, split):
         """(Examples of a split whose database can be read, Counter of why others were left out).
@@ -100,6 +100,8 @@ class Data:
         return self._checked(split)[1]
 
     def _checked(self, split):
+        if not self.own and not _split_files(self.folder, split):
+            raise DataError(f"{self.folder}: no {split}.json for the split {split!r}")
         examples, problems = [], []
         for place, example in self._load(split)[0]:
             try:
@@ -112,15 +114,13 @@ class Data:
 
     def mode(self, split):
         """Whose rules score the split: "bird" where its records have a key "SQL", else "spider"."""
-        return self._load(split)[1] if _split_files(self.folder, split) else "spider"
+        return self._load(split)[1]
 
     @cache
     def _load(self, split):
-        """([(place, Example)], mode) of a split."""
-        files = _split_files(self.folder, split)
-        if not files and not self.own:
-            raise DataError(f"{self.folder}: no {split}.json for the split {split!r}")
-        records = [(f"{path}: example {index}", record) for path in files
+        """([(place, Example)], mode) of a split, without Examples where it has no file."""
+        records = [(f"{path}: example {index}", record)
+                   for path in _split_files(self.folder, split)
                    for index, record in enumerate(_read_list(path))]
         alone = next(iter(self.own)) if len(self.own) == 1 else None
         examples = [(place, _example(record, place, self._spelled, alone))

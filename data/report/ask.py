@@ -115,17 +115,17 @@ def remarks(sql, result, schema, columns, question, read):
     notes += text_for_column(raw, schema) + [note for part in walk(raw) for note in odd_part(part)]
     notes += first_row_only(raw, read)
     texts = partial(stored_texts, schema, dict(columns), read)
-    compared = [(column, values, equal) for column, values, equal in comparisons(tree)
+    compared = [(column, value, equal) for column, value, equal in comparisons(tree)
                 if isinstance(column, Column) and column.table]
     # One row of counts of 0 and sums of nothing says as much as none.
     empty = len(result.rows) < 2 and all(c in (None, 0) for row in result.rows for c in row)
-    for column, values, equal in compared:
-        for literal in (value for value in values if isinstance(value, Literal)):
-            notes += type_note(column, literal, texts(column), schema)
-            if equal and empty and literal.kind == "text":
-                notes += absent_note(column, literal, texts(column), read)
-    for column, values, _ in compared if empty else ():
-        if any(map(is_date, values)) and are_dates(texts(column)):
+    for column, value, equal in compared:
+        if isinstance(value, Literal):
+            notes += type_note(column, value, texts(column), schema)
+            if equal and empty and value.kind == "text":
+                notes += absent_note(column, value, texts(column), read)
+    for column, value, _ in compared if empty else ():
+        if is_date(value) and are_dates(texts(column)):
             name = quote_name(column.name)
             found = read(f"SELECT MIN({name}), MAX({name}) FROM {quote_name(column.table)}")
             notes += [f"{column.name} goes from {low} to {high}" for low, high in found.rows]
@@ -205,8 +205,7 @@ def text_for_column(raw, schema):
         return [part for part in walk(node) if isinstance(part, Column)
                 and there == (not part.quoted or part.name.lower() in known)]
 
-    compared = {id(value) for side, values, _ in comparisons(raw) if columns(side, True)
-                for value in values}
+    compared = {id(value) for side, value, _ in comparisons(raw) if columns(side, True)}
     return [f"\"{part.name}\" is no column: SQLite takes it for a text" + nearest(part.name, names)
             for part in columns(raw, False) if not part.qualifier and id(part) not in compared]
 
@@ -222,16 +221,15 @@ def nearest(name, names):
 
 
 def comparisons(tree):
-    """(node, values that it is compared with, whether by equality) of each comparison, both ways
-    round."""
+    """(node, value that it is compared with, whether by equality), both ways round."""
     for part in walk(tree):
         if isinstance(part, Binary) and part.op.upper() in COMPARES:
-            yield part.left, (part.right,), part.op in ("=", "==")
-            yield part.right, (part.left,), part.op in ("=", "==")
+            yield part.left, part.right, part.op in ("=", "==")
+            yield part.right, part.left, part.op in ("=", "==")
         elif isinstance(part, In) and isinstance(part.options, tuple):
-            yield part.operand, part.options, not part.negated
+            yield from ((part.operand, option, not part.negated) for option in part.options)
         elif isinstance(part, Between):
-            yield part.operand, (part.low, part.high), False
+            yield from ((part.operand, end, False) for end in (part.low, part.high))
 
 
 def type_note(column, literal, stored, schema):

@@ -42,8 +42,3 @@ def read_lines(path):
         except ValueError as error:
             raise DataError(f"{path}, line {i}: not JSON ({error})") from None
     return values
-
-
-def first_line(path):
-    with open(path, encoding="utf-8") as file:
-        return json.loads(file.readline())
