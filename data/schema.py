@@ -10,7 +10,7 @@ out, and Schema.left_out says why.
 import re
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlexec import DataError, authorize_reading, database_uri, quoted
@@ -47,6 +47,13 @@ class Schema:
     composite: tuple = ()    # of tuples of foreign_keys, each one key of several columns
     left_out: tuple = ()     # of lines: what the file holds and a query cannot use, and why
     inferred: tuple = ()     # of lines: foreign keys that nobody declared, and their evidence
+
+    def with_columns(self, change):
+        """The schema with change(table, column) for each column; without it where that is None."""
+        return replace(self, tables=tuple([
+            replace(table, columns=tuple([new for column in table.columns
+                                          if (new := change(table, column)) is not None]))
+            for table in self.tables]))
 
 
 def spider_type(declared):

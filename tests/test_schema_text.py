@@ -1,14 +1,20 @@
 """Schemas as prompt text: both forms, the order of tables, and what a budget leaves."""
 
+import os
 import random
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from data.prompts.schema_text import compact, ddl, gold_first, narrow, rank
 from data.schema import Column, Schema, Table, read_schema
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SHOP = Schema("shop", (
     Table("customer", (Column("customer_id", "number", True), Column("name", "text"),
@@ -125,6 +131,18 @@ def test_sqlite_reads_the_ddl_as_the_same_schema(tmp_path, seed):
 def test_tables_that_the_question_mentions_come_first(question, links, first):
     ranked = rank(SHOP, question, links)
     assert ranked[:len(first)] == first and sorted(ranked) == sorted(NAMES)
+
+
+def test_the_order_is_the_same_in_every_process():
+    """Whatever the order in which a set gives its words."""
+    code = ("from data.prompts.schema_text import rank; from data.schema import *;"
+            "tables = [Table(name, tuple(Column(word, 'text') for word in words.split())) for name,"
+            " words in (('a', 'red green day'), ('b', 'blue grey day'), ('c', 'day'))];"
+            "print(*rank(Schema('x', tuple(tables), ()), 'red green blue grey day'))")
+    said = {subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                           env={**os.environ, "PYTHONHASHSEED": str(seed)}).stdout
+            for seed in range(6)}
+    assert said == {"a b c\n"}
 
 
 def test_training_puts_the_tables_of_the_gold_first():

@@ -16,17 +16,17 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 import sqlite3
 import time
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from data.report.files import read_lines
+from data.report.files import read_lines, whole
 from data.schema import listed_schema, read_schema
 from data.synthesis.keys import with_inferred_keys
 from sqlexec import DataError
@@ -55,35 +55,36 @@ class Example:
 class Data:
     """A benchmark folder. Whatever is wrong in it raises DataError naming the file and place.
 
-    own: {db_id: path} of the user's own databases; infer_keys: with keys that nobody declared.
-    """
+    own: {db_id: path} of the user's own databases; infer_keys: with keys that nobody declared."""
 
     def __init__(self, folder, infer_keys=True):
         self.folder, self.infer_keys = Path(folder), infer_keys
         if not self.folder.exists():
             raise DataError(f"{folder}: no such folder or file")
-        self.roots = [self.folder / name for name in DATABASE_FOLDERS
-                      if (self.folder / name).is_dir()]
-        self.own = {} if self.roots else _own_databases(self.folder)
-        if not self.roots and not self.own:
+        roots = [self.folder / name for name in DATABASE_FOLDERS if (self.folder / name).is_dir()]
+        files = [self.folder]
+        if not self.folder.is_file():
+            files = [] if roots else _files_in(self.folder, SUFFIXES)
+        self.own = {path.stem: path for path in files}
+        if len(self.own) < len(files):
+            raise DataError(f"{self.folder}: two databases of one name in it")
+        if not roots and not self.own:
             raise DataError(f"{folder}: none of the folders {', '.join(DATABASE_FOLDERS)} in it, "
                             f"and no .sqlite file, nor {', '.join(SUFFIXES[1:])}")
-        self._names = defaultdict(list)
-        for db_id in self.db_ids():
-            self._names[db_id.lower()].append(db_id)
-        self._databases = {}            # db_id: its files, or the DataError that they cause
+        self._places = self.own or {        # db_id: its file, or its folder in the first root
+            path.name: path for root in reversed(roots) for path in _entries(root, Path.is_dir)}
+        self._databases = {}                # db_id: its files, or the DataError that they cause
 
     # Examples
 
     def has(self, split):
-        return bool(_split_files(self.folder, split)) and bool(self._load(split)[0])
+        return bool(self._load(split)[0])
 
     def usable(self, split):
         """(Examples of a split whose database can be read, Counter of why others were left out).
 
         split: a name (train, dev, ...) or a .json file's path. A person's own databases need no
-        such file.
-        """
+        such file."""
         examples, problems = self._checked(split)
         return examples, Counter(reason for reason, _ in problems)
 
@@ -99,28 +100,27 @@ class Data:
         return self._checked(split)[1]
 
     def _checked(self, split):
+        if not self.own and not _split_files(self.folder, split):
+            raise DataError(f"{self.folder}: no {split}.json for the split {split!r}")
         examples, problems = [], []
         for place, example in self._load(split)[0]:
             try:
                 self.databases(example.db_id)
                 examples.append(example)
             except DataError as problem:
-                known = example.db_id in self.own or self._database_folder(example.db_id)
-                problems.append(("unreadable database" if known else "no such database",
-                                 f"{place}: {problem}"))
+                reason = "unreadable" if example.db_id in self._places else "no such"
+                problems.append((f"{reason} database", f"{place}: {problem}"))
         return examples, problems
 
     def mode(self, split):
         """Whose rules score the split: "bird" where its records have a key "SQL", else "spider"."""
-        return self._load(split)[1] if _split_files(self.folder, split) else "spider"
+        return self._load(split)[1]
 
     @cache
     def _load(self, split):
-        """([(place, Example)], mode) of a split."""
-        files = _split_files(self.folder, split)
-        if not files and not self.own:
-            raise DataError(f"{self.folder}: no {split}.json for the split {split!r}")
-        records = [(f"{path}: example {index}", record) for path in files
+        """([(place, Example)], mode) of a split, without Examples where it has no file."""
+        records = [(f"{path}: example {index}", record)
+                   for path in _split_files(self.folder, split)
                    for index, record in enumerate(_read_list(path))]
         alone = next(iter(self.own)) if len(self.own) == 1 else None
         examples = [(place, _example(record, place, self._spelled, alone))
@@ -131,21 +131,25 @@ class Data:
 
     def _spelled(self, db_id):
         """The database's name, found also in other case or between spaces, if only one is."""
-        names = self._names.get(db_id.strip().lower(), ())
-        return names[0] if len(names) == 1 else db_id
+        if db_id in self._places:
+            return db_id
+        same = [name for name in self._places if name.lower() == db_id.strip().lower()]
+        return same[0] if len(same) == 1 else db_id
 
     # Databases
 
     def db_ids(self):
         """Sorted names of all databases."""
-        return sorted(self.own) or sorted({
-            path.name for root in self.roots for path in _entries(root, Path.is_dir)})
+        return sorted(self._places)
 
     def databases(self, db_id):
         """Sorted paths of a database's .sqlite files: one, or a test suite's many."""
         if db_id not in self._databases:
             try:
-                files = [self.own[db_id]] if db_id in self.own else self._database_files(db_id)
+                if db_id not in self._places:
+                    raise DataError(f"no database {db_id!r} in {self.folder}")
+                place = self._places[db_id]
+                files = [place] if db_id in self.own else _database_files(place, db_id)
                 for path in files:
                     read_schema(path)   # a file that is no database must not wait for a query
                 self._databases[db_id] = files
@@ -156,24 +160,6 @@ class Data:
             raise found
         return found
 
-    def _database_files(self, db_id):
-        folder = self._database_folder(db_id)
-        if folder is None:
-            raise DataError(f"no database {db_id!r} in {self.folder}")
-        text, path = folder / f"{db_id}.sql", folder / f"{db_id}.sqlite"
-        files = _files_in(folder, SUFFIXES[:1]) or _files_in(folder, SUFFIXES)
-        if text.is_file() and (path in files or not files):
-            _build(text, path)
-            files = _files_in(folder, SUFFIXES[:1])
-        if not files:
-            raise DataError(f"{folder}: neither a .sqlite file with anything in it nor {db_id}.sql")
-        return files
-
-    def _database_folder(self, db_id):
-        if db_id in ("", ".", "..") or "/" in db_id or "\0" in db_id:
-            return None
-        return next((root / db_id for root in self.roots if (root / db_id).is_dir()), None)
-
     def digest(self, split):
         """16 hex digits over the split's examples and the content of their databases; of all
         databases where they are a person's own."""
@@ -183,9 +169,10 @@ class Data:
         for db_id in sorted(self.own) or sorted({e.db_id for e in self.usable(split)[0]}):
             for path in self.databases(db_id):
                 total.update(f"{db_id}/{path.name}".encode())
-                with open(_source(path), "rb") as file:
-                    while block := file.read(1 << 20):
-                        total.update(block)
+                text = path.with_suffix(".sql")     # does not vary with SQLite's version
+                built = _built_from(path) is not None and text.is_file()
+                with open(text if built else path, "rb") as file:
+                    hashlib.file_digest(file, lambda: total)
         return total.hexdigest()[:16]
 
     # Schemas
@@ -196,10 +183,11 @@ class Data:
         path = self.databases(db_id)[0]
         listed = self._tables.get(db_id)
         schema = listed_schema(*listed) if listed else read_schema(path)
-        comments = _descriptions(self._database_folder(db_id))
+        comments = _descriptions(self._places[db_id] / "database_description")
         if self.infer_keys and db_id in self.own:
             schema = with_inferred_keys(schema, path)
-        return _commented(replace(schema, db_id=db_id), comments)
+        return replace(schema, db_id=db_id).with_columns(lambda table, column: replace(
+            column, comment=comments.get((table.name.lower(), column.name.lower()), "")))
 
     @cached_property
     def _tables(self):
@@ -232,12 +220,10 @@ def read_examples(path):
 def _split_files(folder, split):
     """The files that hold a split's examples, in a folder or beside a database file."""
     folder = folder.parent if folder.is_file() else folder
-    choices = SPLIT_FILES.get(split, ()) + ((f"{split}.json",), (f"{split}.jsonl",), (split,))
-    for names in choices:
-        files = [path for path in map(folder.joinpath, names) if path.is_file()]
-        if files:
-            return files
-    return [Path(split)] if Path(split).is_file() else []
+    choices = [[folder / name for name in names] for names in (
+        *SPLIT_FILES.get(split, ()), (f"{split}.json",), (f"{split}.jsonl",), (split,))]
+    found = ([path for path in paths if path.is_file()] for paths in (*choices, [Path(split)]))
+    return next(filter(None, found), [])
 
 
 def _example(record, place, spelled, alone=None):
@@ -260,13 +246,16 @@ def _example(record, place, spelled, alone=None):
                    text("evidence", default=""), text("difficulty", default=""))
 
 
-def _own_databases(path):
-    """{name without its end: path} of a database file, or of those that lie in a folder."""
-    files = [path] if path.is_file() else _files_in(path, SUFFIXES)
-    found = {file.stem: file for file in files}
-    if len(found) < len(files):
-        raise DataError(f"{path}: two databases of one name in it")
-    return found
+def _database_files(folder, db_id):
+    """The .sqlite files of a benchmark's database, built from its text where that is all it has."""
+    text, path = folder / f"{db_id}.sql", folder / f"{db_id}.sqlite"
+    files = _files_in(folder, SUFFIXES[:1]) or _files_in(folder, SUFFIXES)
+    if text.is_file() and (path in files or not files):
+        _build(text, path)
+        files = _files_in(folder, SUFFIXES[:1])
+    if not files:
+        raise DataError(f"{folder}: neither a .sqlite file with anything in it nor {db_id}.sql")
+    return files
 
 
 def _files_in(folder, suffixes):
@@ -310,8 +299,8 @@ def _read_list(path):
 
 def _descriptions(folder):
     """{(table, column) in lower case: comment} from BIRD's database_description/<table>.csv."""
-    comments, folder = {}, folder and folder / "database_description"
-    for path in _files_in(folder, (".csv",)) if folder and folder.is_dir() else ():
+    comments = {}
+    for path in _files_in(folder, (".csv",)) if folder.is_dir() else ():
         try:
             rows = list(csv.DictReader(io.StringIO(read_text(path, "replace"), newline="")))
         except csv.Error as problem:
@@ -321,15 +310,6 @@ def _descriptions(folder):
             column = (row.get("original_column_name") or "").strip().lower()
             comments[path.stem.lower(), column] = " ".join(text.split())
     return comments
-
-
-def _commented(schema, comments):
-    if not comments:
-        return schema
-    tables = tuple(replace(table, columns=tuple(
-        replace(column, comment=comments.get((table.name.lower(), column.name.lower()), ""))
-        for column in table.columns)) for table in schema.tables)
-    return replace(schema, tables=tables)
 
 
 # Databases built from text
@@ -351,40 +331,24 @@ def _built_from(path):
     return header[60:64] if header[68:72] == BUILT.to_bytes(4, "big") else None
 
 
-def _source(path):
-    """The .sql text that a .sqlite was built from here, whose bytes, unlike those of the .sqlite,
-    do not vary with SQLite's version; the path itself where there is none."""
-    text = path.with_suffix(".sql")
-    return text if _built_from(path) is not None and text.is_file() else path
-
-
 def _build(text, path):
     """Builds path from SQL text unless it is there; again where it was built from other text.
-
-    Several processes may do so at once: each writes its own file, and the last rename wins.
-    """
+    Several processes may do so at once."""
     script = read_text(text)
     checksum = zlib.crc32(script.encode()) >> 1     # user_version is a signed 32-bit number
     if (path.exists() and path.stat().st_size
             and _built_from(path) in (None, checksum.to_bytes(4, "big"))):
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()                           # says why a folder cannot be written
-        connection = sqlite3.connect(temporary)
-        try:
-            connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
-            _run_script(connection, script)
-            connection.executescript(f"PRAGMA application_id = {BUILT};"
-                                     f"PRAGMA user_version = {checksum};")
-        finally:
-            connection.close()
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            temporary.touch()                       # says why a folder cannot be written
+            with closing(sqlite3.connect(temporary)) as connection:
+                connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
+                _run_script(connection, script)
+                connection.executescript(f"PRAGMA application_id = {BUILT};"
+                                         f"PRAGMA user_version = {checksum};")
     except (sqlite3.Error, OSError, ValueError) as problem:
         raise DataError(f"{text}: cannot build {path.name}: {problem}") from problem
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def _run_script(connection, script):

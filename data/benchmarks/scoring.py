@@ -36,8 +36,7 @@ def read_predictions(path, examples, mode="spider"):
 
     Spider: one SQL a line; a tab and the database may follow. BIRD: a JSON object from the
     example's number to SQL, the separator "\t----- bird -----\t" and the database. DataError where
-    a prediction is missing, left over, malformed or made for another database.
-    """
+    a prediction is missing, left over, malformed or made for another database."""
     text = read_text(path)
     read = _bird_pairs if mode == "bird" or text.lstrip().startswith("{") else _spider_pairs
     pairs = read(path, text, len(examples))
@@ -103,8 +102,7 @@ def _clauses(sql):
     """{keyword: tokens} of the first SELECT, with {"set": []} where a set operator follows it.
 
     Words are in lower case and a sub-query is the one token "subquery"; other parentheses are left
-    out with the commas inside them.
-    """
+    out with the commas inside them."""
     tokens = TOKEN.findall(sql.lower())
     clauses, current, nested = {}, [], []       # nested: for each open parenthesis, a sub-query?
     for token, following in zip(tokens, tokens[1:] + [""]):
@@ -129,8 +127,7 @@ def _clauses(sql):
 def hardness(sql):
     """Spider's easy, medium, hard or extra, by the counts of its official evaluator.
 
-    From tokens alone, so that any text has one; nothing is scored by it.
-    """
+    From tokens alone, so that any text has one; nothing is scored by it."""
     clauses = _clauses(sql)
     part = lambda name: clauses.get(name, [])
     where, having, tables = part("where"), part("having"), part("from")
@@ -142,11 +139,12 @@ def hardness(sql):
     components = (sum(name in clauses for name in ("where", "group", "order", "limit"))
                   + tables.count("join") + tables.count(",") + joined("or") + joined("like"))
     nested = ("set" in clauses) + (where + having).count("subquery")
+    items = [token for token in part("select") if token != "distinct"]
+    heads = [token for before, token in zip([",", *items], items) if before == ","]
     # The official code takes NOT, and AND or OR in HAVING, for aggregates too.
-    aggregates = (sum(token in AGGREGATES for token in _heads(part("select")))
-                  + sum(token in AGGREGATES for token in part("order"))
-                  + where.count("not") + having.count("not") + connectives(having))
-    others = ((aggregates > 1) + ("," in part("select")) + (connectives(where) > 0)
+    aggregates = (sum(token in AGGREGATES for token in heads + part("order"))
+                  + (where + having).count("not") + connectives(having))
+    others = ((aggregates > 1) + ("," in items) + (connectives(where) > 0)
               + ("," in part("group")))
     if not nested and components <= 1 and others == 0:
         return "easy"
@@ -158,12 +156,6 @@ def hardness(sql):
     return "extra"
 
 
-def _heads(items):
-    """The first token of each item of a SELECT list."""
-    items = [token for token in items if token != "distinct"]
-    return [token for before, token in zip([","] + items, items) if before == ","]
-
-
 # ---------------------------------------------------------------------------------------------
 # Scores
 
@@ -173,8 +165,7 @@ def efficiency(verifier, pairs, repeats=20, passes=5):
     pairs: (db_path, gold, pred), or None for an example that is not correct and scores 0.
     An example's score is 100 sqrt(mean of gold seconds / pred seconds over the repeats), ratios
     beyond three standard deviations left out; the mean over all examples is the score, which has
-    no upper bound. For people to look at: on small queries it is mostly noise.
-    """
+    no upper bound. For people to look at: on small queries it is mostly noise."""
     scores = []
     for _ in range(passes):
         total = 0.0
@@ -223,17 +214,31 @@ def selfcheck(options):
 def score_predictions(data, split, examples, predictions, verifier, mode=None):
     """(summary, list of Verdict) of predictions: SQL, one for each of the split's examples.
 
-    mode: whose rules; by default those of the split's layout.
-    """
+    mode: whose rules; by default those of the split's layout.  In the summary are the metric,
+    {level: scored and correct}, the fewest and most databases of an example, verdicts by status,
+    golds left out, and what all this depends on."""
     mode = mode or data.mode(split)
     databases = [data.databases(example.db_id) for example in examples]
     verdicts = verifier.verdicts([(paths, example.query, pred) for paths, example, pred
                                   in zip(databases, examples, predictions, strict=True)], mode)
-    summary = {"data": str(data.folder), "split": str(split), "rules": mode,
-               **summarise([len(paths) for paths in databases], list(map(level, examples)),
-                           verdicts),
-               "sqlite": sqlite3.sqlite_version, "digest": data.digest(split)}
-    return summary, verdicts
+    levels, rows = list(map(level, examples)), {}
+    for name in (*filter(levels.__contains__, LEVELS), *sorted({*levels} - {*LEVELS}), "all"):
+        scored = [verdict.correct for at, verdict in zip(levels, verdicts)
+                  if name in (at, "all") and verdict.status != "bad_gold"]
+        rows[name] = {"scored": len(scored), "correct": sum(scored),
+                      "share": round(100 * sum(scored) / len(scored), 2) if scored else None}
+    sizes = sorted(map(len, databases)) or [0]
+    counts = Counter(verdict.status for verdict in verdicts)
+    return {"data": str(data.folder), "split": str(split), "rules": mode,
+            "metric": "TS" if sizes[-1] > 1 else "EX", "levels": rows,
+            "databases": [sizes[0], sizes[-1]],
+            "predictions": {status: counts[status] for status in STATUSES},
+            "left_out": counts["bad_gold"],
+            "sqlite": sqlite3.sqlite_version, "digest": data.digest(split)}, verdicts
+
+
+LEVELS = ("easy", "medium", "hard", "extra", "simple", "moderate", "challenging")
+STATUSES = ("ok", "error", "timeout", "too_big", "refused")
 
 
 def level(example):
@@ -300,28 +305,6 @@ def _print_efficiency(data, examples, predictions, verdicts, options):
     print(f"VES {statistics.fmean(scores):.2f}, from {min(scores):.2f} to {max(scores):.2f} in "
           f"{len(scores)} passes of {options.ves} runs each")
     return {"mean": round(statistics.fmean(scores), 2), "passes": scores, "runs": options.ves}
-
-
-def summarise(databases, levels, verdicts):
-    """What to report: metric, {level: scored and correct}, verdicts by status, golds left out.
-
-    databases: how many each example was run on; levels, verdicts: one for each example.
-    """
-    known = [level for level in LEVELS if level in levels] + sorted({*levels} - {*LEVELS})
-    counts, rows = Counter(verdict.status for verdict in verdicts), {}
-    for level in known + ["all"]:
-        scored = [verdict.correct for at, verdict in zip(levels, verdicts)
-                  if level in (at, "all") and verdict.status != "bad_gold"]
-        rows[level] = {"scored": len(scored), "correct": sum(scored),
-                       "share": round(100 * sum(scored) / len(scored), 2) if scored else None}
-    return {"metric": "TS" if max(databases, default=1) > 1 else "EX", "levels": rows,
-            "databases": [min(databases, default=0), max(databases, default=0)],
-            "predictions": {status: counts[status] for status in STATUSES},
-            "left_out": counts["bad_gold"]}
-
-
-LEVELS = ("easy", "medium", "hard", "extra", "simple", "moderate", "challenging")
-STATUSES = ("ok", "error", "timeout", "too_big", "refused")
 
 
 def print_scores(summary):

@@ -94,9 +94,9 @@ class Splits:
 
     def usable(self, split):
         """Examples of a split whose database is there; with bad_gold "stop" all must be."""
+        if self.bad_gold == "stop":
+            return self.data.examples(split)
         examples, reasons = self.data.usable(split)
-        if reasons and self.bad_gold == "stop":
-            self.data.examples(split)               # raises at the first
         self.unusable += reasons
         return examples
 
@@ -119,8 +119,12 @@ class Splits:
                                if sql not in ("", e.query)]))
         found = []
         for (e, gold), (sql, reason) in zip(runs, forms):
-            if sql and sql != e.query:
-                reason = lost_meaning(e.query, gold, next(again))
+            if sql and sql != e.query:              # the canonical form must give the gold's rows
+                result = next(again)
+                if result.status != "ok":
+                    reason = f"canonical form: {result.status}"
+                elif not keeps_meaning(e.query, gold.rows, result.rows):
+                    reason = "canonical form: other rows"
             self.kept_raw.update([reason] if reason else [])
             found.append(replace(e, target=e.query if reason else sql))
         return found
@@ -157,11 +161,3 @@ def canonical_or_reason(sql, schema):
         return canonical_sql(sql, schema), ""
     except SQLError as problem:
         return "", problem.reason
-
-
-def lost_meaning(gold_sql, gold, canonical):
-    """Why the canonical form is no training target, from both Results; "" where it is one."""
-    if canonical.status != "ok":
-        return f"canonical form: {canonical.status}"
-    same = keeps_meaning(gold_sql, gold.rows, canonical.rows)
-    return "" if same else "canonical form: other rows"

@@ -1,9 +1,4 @@
-"""The task: examples, prompts, answers and verdicts over one data folder.
-
-    Task(cfg, tokenizer, verifier, ...)    what all stages share
-    task.answer(model, prompts, ...)       samples, kept in blocks until they are used
-    task.verdicts(examples, samples)       E(y') = E(y)?
-"""
+"""The task: examples, prompts, answers and verdicts over one data folder."""
 
 import math
 import random

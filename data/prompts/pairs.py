@@ -1,13 +1,9 @@
-"""Training pairs and the batches that they come in.
-
-    Pair(db_id, prompt, gold, ...)           token ids of a prompt and its answers
-    steps_of(pairs, epochs, batch, rng)      an epoch's steps: lists of chunks, one packed row each
-    steps_of_groups(pairs, n, ...)           the same for n pairs a prompt
-    micro_batches(chunks, budget)            a step in parts of so many packed tokens
-"""
+"""Training pairs and the batches that they come in: a step is a list of chunks, a chunk a list of
+pairs that share one packed row."""
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import count
 
 from model import common_prefix
 from sqlexec import DataError
@@ -42,24 +38,22 @@ def chunked(pairs, rng, size):
 
 def steps_of(pairs, epochs, batch, rng, share=8):
     """Lists of chunks with about `batch` pairs each, for so many epochs (a part of one counts)."""
+    chunks = (chunk for _ in count() for chunk in chunked(pairs, rng, share))
     steps, step, left = [], [], round(epochs * len(pairs))
     while left > 0:
-        for chunk in chunked(pairs, rng, share):
-            step.append(chunk[:left])
-            left -= len(step[-1])
-            if sum(map(len, step)) >= batch or left == 0:
-                steps.append(step)
-                step = []
-            if left == 0:
-                break
+        step.append(next(chunks)[:left])
+        left -= len(step[-1])
+        if sum(map(len, step)) >= batch or left == 0:
+            steps.append(step)
+            step = []
     return steps
 
 
 def spread(chunks, n):
     """The chunks, the longest halved until there is one for each of n ranks."""
     chunks = list(chunks)
-    while len(chunks) < n and any(len(chunk) > 1 for chunk in chunks):
-        longest = max((chunk for chunk in chunks if len(chunk) > 1), key=packed_length)
+    while len(chunks) < n and (several := [chunk for chunk in chunks if len(chunk) > 1]):
+        longest = max(several, key=packed_length)
         chunks.remove(longest)
         chunks += [half for half, in halves([longest])]
     return chunks

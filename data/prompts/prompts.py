@@ -1,15 +1,11 @@
-"""Prompts in both directions (section 3.1.2): one builder for training, sampling and asking.
-
-    sql_prompt(schema, question, links, form)     asks for SQL
-    question_prompt(schema, query, form)          asks for the question that a query answers
-    Prompts(data, tokenizer, ...)                 token ids of both for an Example, built once
-"""
+"""Prompts in both directions (section 3.1.2): one builder for training, sampling and asking."""
 
 import math
 import random
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 from data.prompts.schema_text import compact, ddl, gold_first, narrow, rank
 from data.prompts.values import ValueIndex
@@ -68,7 +64,7 @@ def text_values(query):
 
 
 class Prompts:
-    """The prompts of Examples over one data folder, as token ids; each is built once.
+    """The prompts of Examples over one data folder, as token ids; for SQL, each is built once.
 
     form: compact, ddl, or auto: ddl where the checkpoint has a chat template; budget: characters of
     a schema; max_new: tokens to leave room for in the model's context; shots: Examples that open
@@ -80,24 +76,20 @@ class Prompts:
         self.form = FORMS[form] if form in FORMS else ddl if self.chat else compact
         self.budget, self.max_new = budget, max_new
         self.shots, self.values = [(e.question, e.target or e.query) for e in shots], values
-        self.linkers, self.built, self.schemas = {}, {}, {}
         self.dropped = Counter()         # tables, columns and comments left out of prompts
+        self.sql, self.schema, self.linker = map(cache, (self.sql, self.schema, self.linker))
 
     def sql(self, example, train=False):
         """Ids that ask for SQL.  Where the schema is too long, training keeps the gold's tables and
         random others, asking those that the question seems to mean."""
-        key = example, train
-        if key not in self.built:
-            schema = self.schema(example.db_id)
-            question = example.question + (f" ({example.evidence})" if example.evidence else "")
-            links = self.linker(example.db_id).link(question)
-            self.built[key], dropped = self.fitted(
-                schema, lambda: gold_order(schema, example) if train
-                else rank(schema, question, links),
-                lambda part: sql_prompt(part, question, links, self.form, self.chat,
-                                        self.shots))
-            self.dropped += dropped
-        return self.built[key]
+        schema = self.schema(example.db_id)
+        question = example.question + (f" ({example.evidence})" if example.evidence else "")
+        links = self.linker(example.db_id).link(question)
+        ids, dropped = self.fitted(
+            schema, lambda: gold_order(schema, example) if train else rank(schema, question, links),
+            lambda part: sql_prompt(part, question, links, self.form, self.chat, self.shots))
+        self.dropped += dropped
+        return ids
 
     def question(self, example):
         """Ids that ask for the question of an example's SQL."""
@@ -110,26 +102,26 @@ class Prompts:
         """A database's schema, with the first values of its text columns among the comments."""
         if not self.values:
             return self.data.schema(db_id)
-        if db_id not in self.schemas:
-            schema, columns = self.data.schema(db_id), self.linker(db_id).columns
-            self.schemas[db_id] = replace(schema, tables=tuple(
-                replace(t, columns=tuple(with_values(c, columns.get((t.name, c.name), ())
-                                                     [:self.values]) for c in t.columns))
-                for t in schema.tables))
-        return self.schemas[db_id]
+        stored = self.linker(db_id).columns
+
+        def with_values(table, column):
+            values = stored.get((table.name, column.name), ())[:self.values]
+            shown = "e.g. " * bool(values) + ", ".join(map(quote_text, values))
+            return replace(column, comment="; ".join(filter(None, (column.comment, shown))))
+
+        return self.data.schema(db_id).with_columns(with_values)
 
     def linker(self, db_id):
         """The ValueIndex of a database; says, once, what is left out of it and of the schema, and
         which keys were inferred."""
-        if db_id not in self.linkers:
-            path, schema = self.data.databases(db_id)[0], self.data.schema(db_id)
-            index = self.linkers[db_id] = ValueIndex(schema, path)
-            index.link("")                                  # reads the values
-            for note in (*schema.left_out, *index.skipped):
-                print(f"{path}: left out: {note}")
-            for line in schema.inferred:
-                print(line)
-        return self.linkers[db_id]
+        path, schema = self.data.databases(db_id)[0], self.data.schema(db_id)
+        index = ValueIndex(schema, path)
+        index.link("")                                      # reads the values
+        for note in (*schema.left_out, *index.skipped):
+            print(f"{path}: left out: {note}")
+        for line in schema.inferred:
+            print(line)
+        return index
 
     def fitted(self, schema, order, write):
         """(ids of write(part), Counter of what is left out) for the part of a schema that the
@@ -148,11 +140,6 @@ class Prompts:
                 raise DataError(f"{schema.db_id}: a prompt of {len(ids)} tokens, and --max_new "
                                 f"{self.max_new} more, exceed the model's context of {context}")
             budget = min(budget, len(self.form(part))) * 3 // 4
-
-
-def with_values(column, values):
-    shown = "e.g. " * bool(values) + ", ".join(map(quote_text, values))
-    return replace(column, comment="; ".join(filter(None, (column.comment, shown))))
 
 
 def gold_order(schema, example):

@@ -11,8 +11,10 @@ tables from the end of `order`, then columns that are not keys. What is kept can
 before: a table comes with those on its shortest foreign-key path to the tables already kept.
 """
 
+import math
+import re
 from bisect import bisect_right
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import replace
 
 from data.sql import Source, SQLError, parse, quote_name, resolve, walk
@@ -62,28 +64,23 @@ def rank(schema, question, links=()):
     """Names of all tables, those first whose names, columns and values the question mentions.
 
     links: (table, column, value) as ValueIndex.link() offers them. A word counts the less, the
-    more tables have it, and twice in the name of a table; a linked value counts three words.
-    """
+    more tables have it, and twice in the name of a table; a linked value counts three words."""
     asked = _stems(question) - (STOP - {"order"})            # a table in many a schema
     named = {t.name: _stems(t.name) & asked for t in schema.tables}
     found = {t.name: set().union(named[t.name], *[_stems(c.name) & asked for c in t.columns])
              for t in schema.tables}
     owners = Counter(word for words in found.values() for word in words)
-    linked = Counter({(table, value) for table, _, value in links})
-    score = {name: sum((1 + (word in named[name])) / owners[word] for word in words)
-             + 3 * sum(table == name for table, _ in linked) for name, words in found.items()}
+    linked = Counter(table for table, _ in {(table, value) for table, _, value in links})
+    # fsum: a set gives its words in another order in each process.
+    score = {name: math.fsum((1 + (word in named[name])) / owners[word] for word in words)
+             + 3 * linked[name] for name, words in found.items()}
     return sorted(score, key=lambda name: -score[name])           # stable: ties in schema order
 
 
 def _stems(text):
     """The words of a question or a name, folded, in the singular."""
-    return {_singular(fold(part)) for run in WORD.findall(text) for part in NAME_PART.findall(run)}
-
-
-def _singular(word):
-    if word.endswith("ies"):
-        return word[:-3] + "y"
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+    words = {fold(part) for run in WORD.findall(text) for part in NAME_PART.findall(run)}
+    return {re.sub(r"(ies)$|(?<!s)s$", lambda end: "y" * bool(end[1]), word) for word in words}
 
 
 def gold_tables(sql, schema):
@@ -112,14 +109,17 @@ def narrow(schema, order, budget, size=lambda schema: len(compact(schema))):
 
     order: all table names, the most important first. budget: the most that size(schema) may be,
     in whatever size counts (characters of the compact form, unless told). The first table of
-    `order` stays in any case, with its keys, even where it alone is over the budget.
-    """
+    `order` stays in any case, with its keys, even where it alone is over the budget."""
     if size(schema) <= budget:
         return schema, Counter()
-    plain = _without_comments(schema)
+    plain = schema.with_columns(lambda table, column: replace(column, comment=""))
     if size(plain) <= budget:
         return plain, _dropped(schema, plain)
-    kept, near = {order[0]}, _neighbours(schema)
+    near = {table.name: [] for table in schema.tables}            # joined by a foreign key
+    for child, _, parent, _ in schema.foreign_keys:
+        near[child].append(parent)
+        near[parent].append(child)
+    kept = {order[0]}
     for name in order[1:]:
         more = kept | _path(near, kept, name)
         if size(_part(plain, more)) <= budget:
@@ -130,12 +130,6 @@ def narrow(schema, order, budget, size=lambda schema: len(compact(schema))):
     return narrowed, _dropped(schema, narrowed)
 
 
-def _without_comments(schema):
-    return replace(schema, tables=tuple(
-        replace(table, columns=tuple(replace(c, comment="") for c in table.columns))
-        for table in schema.tables))
-
-
 def _part(schema, names):
     """The schema with these tables alone, and the keys between them."""
     return replace(schema, tables=tuple(t for t in schema.tables if t.name in names),
@@ -143,27 +137,15 @@ def _part(schema, names):
                                       if key[0] in names and key[2] in names))
 
 
-def _neighbours(schema):
-    near = {table.name: [] for table in schema.tables}
-    for child, _, parent, _ in schema.foreign_keys:
-        near[child].append(parent)
-        near[parent].append(child)
-    return near
-
-
 def _path(near, kept, name):
     """The tables on the shortest foreign-key path from name to a kept one; name alone if none."""
-    before, queue = {name: None}, deque([name])
-    while queue:
-        table = queue.popleft()
+    paths = {name: {name}}                        # breadth first: what is found grows while read
+    for table in (queue := [name]):
         if table in kept:
-            path = {table}
-            while table := before[table]:
-                path.add(table)
-            return path
+            return paths[table]
         for other in near[table]:
-            if other not in before:
-                before[other] = table
+            if other not in paths:
+                paths[other] = paths[table] | {other}
                 queue.append(other)
     return {name}
 
@@ -177,9 +159,7 @@ def _fewer_columns(schema, budget, size):
 
     def first(n):
         gone = set(spare[n:])
-        return replace(schema, tables=tuple(
-            replace(t, columns=tuple(c for c in t.columns if (t.name, c.name) not in gone))
-            for t in schema.tables))
+        return schema.with_columns(lambda t, c: None if (t.name, c.name) in gone else c)
 
     counts = range(1, len(spare))        # first(len(spare)) is too large, first(0) is taken anyway
     return first(bisect_right(counts, budget, key=lambda n: size(first(n))))

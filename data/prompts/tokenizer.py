@@ -1,8 +1,4 @@
-"""A checkpoint's tokeniser and chat template: text to token ids and back.
-
-    Tokenizer(folder).encode(text)      ids of a text
-    Tokenizer(folder).prompt(text)      ids of one user turn, in the checkpoint's chat template
-"""
+"""A checkpoint's tokeniser and chat template: text to token ids and back."""
 
 import datetime
 import functools

@@ -16,6 +16,7 @@ import unicodedata
 from collections import Counter
 from contextlib import closing, contextmanager
 from difflib import SequenceMatcher
+from itertools import product
 
 from data.sql import quote_name
 from sqlexec import DataError, database_uri
@@ -125,8 +126,7 @@ def distinct_text(db, table, column, meter):
 class ValueIndex:
     """The text values of one database, read at the first question; DataError if unreadable.
 
-    Views are not read: they show what tables hold.
-    """
+    Views are not read: they show what tables hold."""
 
     def __init__(self, schema, db_path):
         self.schema, self.db_path = schema, db_path
@@ -141,8 +141,7 @@ class ValueIndex:
         """The stored values that a question names, as [(table, column, value)], best first.
 
         At most limit in all and per_column of one column. Quoted phrases come first, then exact
-        ones (the longest first), close spellings, and flags.
-        """
+        ones (the longest first), close spellings, and flags."""
         if self.entries is None:
             self._build()
         if question.isupper():      # then capitals mean nothing
@@ -162,15 +161,14 @@ class ValueIndex:
         words = [m.span() for m in WORD.finditer(question)]
         content = [self._is_content_word(question, *span) for span in words]
         taken = [False] * len(words)
-        for look_up in (self._same, self._similar):
-            for n in range(min(MAX_WORDS, len(words)), 0, -1):
-                for i in range(len(words) - n + 1):
-                    if any(taken[i:i + n]) or not any(content[i:i + n]):
-                        continue
-                    entries = look_up(question[words[i][0]:words[i + n - 1][1]])
-                    if entries:
-                        mentions.append(entries)
-                        taken[i:i + n] = [True] * n
+        spans = [slice(i, i + n) for n in range(min(MAX_WORDS, len(words)), 0, -1)
+                 for i in range(len(words) - n + 1)]
+        for look_up, span in product((self._same, self._similar), spans):
+            if any(content[span]) and not any(taken[span]):
+                entries = look_up(question[words[span][0][0]:words[span][-1][1]])
+                if entries:
+                    mentions.append(entries)
+                    taken[span] = [True] * len(taken[span])
         return mentions + self._flags(phrase(question).split())
 
     def _is_content_word(self, question, start, end):

@@ -1,11 +1,8 @@
-"""A question to a database: SQL, its rows, and remarks where trust in them ends.
-
-    Asker(task, db_id, sample, ...)(question) -> exit code    prints the answer
-    remarks(sql, result, schema, columns, question, read)     what a careful reader would say
-"""
+"""A question to a database: SQL, its rows, and remarks where trust in them ends."""
 
 import csv
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -14,7 +11,6 @@ from data.benchmarks.reader import Example
 from data.prompts.schema_text import compact
 from data.report.files import whole
 from data.report.tables import show_result
-from data.report.terminal import input_line
 from data.sql import (
     Between, Binary, Call, Column, In, Literal, SQLError, Subquery, parse, quote_name, quote_text,
     resolve, to_sql, walk)
@@ -66,8 +62,9 @@ class Asker:
     def converse(self):
         """Answer what a person types, until an empty line."""
         print(f"{compact(self.task.data.schema(self.db_id))}\nAsk, or leave with an empty line.")
-        while question := input_line("? "):
-            self(question)
+        with suppress(EOFError):                  # the end of the input
+            while question := input("? ").strip():
+                self(question)
 
     def answer(self, example):
         """(SQL, Result, notes): the greedy answer, the first sample that runs where that fails, or
@@ -96,8 +93,7 @@ def voted(task, examples, texts, n):
     """Of the n answers to each example the one that wins the vote; n = 1: the answers."""
     if n == 1:
         return texts
-    results = task.run([task.job(e, text) for e, text in
-                        zip((e for e in examples for _ in range(n)), texts)])
+    results = task.run(list(map(task.job, [e for e in examples for _ in range(n)], texts)))
     return [majority_vote(texts[i:i + n], results[i:i + n])[0] for i in range(0, len(texts), n)]
 
 
@@ -118,16 +114,21 @@ def remarks(sql, result, schema, columns, question, read):
         return notes
     notes += text_for_column(raw, schema) + [note for part in walk(raw) for note in odd_part(part)]
     notes += first_row_only(raw, read)
-    empty, texts = is_empty(result), partial(stored_texts, schema, dict(columns), read)
-    for column, literal, equal in comparisons(tree):
-        stored = texts(column)
-        notes += type_note(column, literal, stored, schema)
-        if equal and empty and literal.kind == "text":
-            notes += absent_note(column, literal, stored, read)
-    for column, values in operands(tree) if empty else ():
-        if isinstance(column, Column) and column.table and any(map(is_date, values)) and (
-                are_dates(texts(column))):
-            notes += range_note(column, read)
+    texts = partial(stored_texts, schema, dict(columns), read)
+    compared = [(column, value, equal) for column, value, equal in comparisons(tree)
+                if isinstance(column, Column) and column.table]
+    # One row of counts of 0 and sums of nothing says as much as none.
+    empty = len(result.rows) < 2 and all(c in (None, 0) for row in result.rows for c in row)
+    for column, value, equal in compared:
+        if isinstance(value, Literal):
+            notes += type_note(column, value, texts(column), schema)
+            if equal and empty and value.kind == "text":
+                notes += absent_note(column, value, texts(column), read)
+    for column, value, _ in compared if empty else ():
+        if is_date(value) and are_dates(texts(column)):
+            name = quote_name(column.name)
+            found = read(f"SELECT MIN({name}), MAX({name}) FROM {quote_name(column.table)}")
+            notes += [f"{column.name} goes from {low} to {high}" for low, high in found.rows]
     return list(dict.fromkeys(notes))
 
 
@@ -135,9 +136,8 @@ def missing_name(error, sql, schema):
     """What is probably meant by a name that no table has, or no column of the query's tables."""
     if not (match := re.match(r"no such (table|column): (?:.*\.)?(.+)", error)):
         return []
-    read = [t for t in schema.tables if t.name.lower() in sql.lower()]
     names = [t.name for t in schema.tables] if match[1] == "table" else [
-        c.name for t in read for c in t.columns]
+        c.name for t in schema.tables if t.name.lower() in sql.lower() for c in t.columns]
     meant = nearest(match[2], {name.lower(): name for name in names})
     return [f"there is no {match[1]} {match[2]}{meant}"] if meant else []
 
@@ -195,16 +195,19 @@ def stored_texts(schema, columns, read, column):
 
 
 def text_for_column(raw, schema):
-    """Names in double quotes that no column has, where a column is wanted: SQLite reads text."""
+    """Names in double quotes that no column has, where a column is wanted: SQLite reads text.
+    Beside a column they are meant as text."""
     names = {c.name.lower(): c.name for t in schema.tables for c in t.columns}
     aliases = {getattr(part, "alias", None) for part in walk(raw)} - {None}
     known = names.keys() | {alias.lower() for alias in aliases}
-    unknown = [part for part in walk(raw) if isinstance(part, Column) and part.quoted
-               and not part.qualifier and part.name.lower() not in known]
-    compared = {id(value) for column, values in operands(raw) for value in values
-                if is_known(column, known)}
+
+    def columns(node, there):
+        return [part for part in walk(node) if isinstance(part, Column)
+                and there == (not part.quoted or part.name.lower() in known)]
+
+    compared = {id(value) for side, value, _ in comparisons(raw) if columns(side, True)}
     return [f"\"{part.name}\" is no column: SQLite takes it for a text" + nearest(part.name, names)
-            for part in unknown if id(part) not in compared]
+            for part in columns(raw, False) if not part.qualifier and id(part) not in compared]
 
 
 def nearest(name, names):
@@ -217,52 +220,33 @@ def nearest(name, names):
     return f"; {bare[close[0]]} is one" if close else ""
 
 
-def is_known(node, known):
-    """Whether an operand reads a column, so that a quoted name beside it is meant as text."""
-    return any(isinstance(part, Column) and (not part.quoted or part.name.lower() in known)
-               for part in walk(node))
-
-
-def operands(tree):
-    """(node, values that it is compared with) of each comparison, both ways round."""
+def comparisons(tree):
+    """(node, value that it is compared with, whether by equality), both ways round."""
     for part in walk(tree):
         if isinstance(part, Binary) and part.op.upper() in COMPARES:
-            yield part.left, (part.right,)
-            yield part.right, (part.left,)
+            yield part.left, part.right, part.op in ("=", "==")
+            yield part.right, part.left, part.op in ("=", "==")
         elif isinstance(part, In) and isinstance(part.options, tuple):
-            yield part.operand, part.options
+            yield from ((part.operand, option, not part.negated) for option in part.options)
         elif isinstance(part, Between):
-            yield part.operand, (part.low, part.high)
-
-
-def comparisons(tree):
-    """(Column, Literal, whether by equality) of a resolved tree's comparisons."""
-    equal = {id(value) for part in walk(tree)
-             if isinstance(part, Binary) and part.op in ("=", "==")
-             for value in (part.left, part.right)}
-    equal |= {id(value) for part in walk(tree) if isinstance(part, In) and not part.negated
-              and isinstance(part.options, tuple) for value in part.options}
-    for column, values in operands(tree):
-        for value in values:
-            if isinstance(column, Column) and column.table and isinstance(value, Literal):
-                yield column, value, id(value) in equal
+            yield from ((part.operand, end, False) for end in (part.low, part.high))
 
 
 def type_note(column, literal, stored, schema):
     """Text compared with a number, where that cannot mean what it says."""
     types = {(t.name, c.name): c.type for t in schema.tables for c in t.columns}
-    kind = types.get((column.table, column.name))
+    text = quote_text(literal.value)
     if literal.kind == "number" and stored and not any(map(NUMBER.fullmatch, stored)):
-        return [f"{column.name} holds text such as {quote_text(stored[0])}, and is compared with "
-                f"the number {literal.value}"]
-    if kind == "number" and literal.kind == "text" and not NUMBER.fullmatch(literal.value):
-        return [f"{column.name} holds numbers, and is compared with the text "
-                f"{quote_text(literal.value)}"]
-    if literal.kind == "text" and are_dates(stored) and re.search(r"\d", literal.value) and not (
-            DATE_LIKE.match(literal.value)):
-        return [f"{column.name} holds dates such as {quote_text(stored[0])}, and is compared with "
-                f"{quote_text(literal.value)}"]
-    return []
+        held, other = f"text such as {quote_text(stored[0])}", f"the number {literal.value}"
+    elif literal.kind != "text":
+        return []
+    elif types.get((column.table, column.name)) == "number" and not NUMBER.fullmatch(literal.value):
+        held, other = "numbers", f"the text {text}"
+    elif are_dates(stored) and is_date(literal) and not DATE_LIKE.match(literal.value):
+        held, other = f"dates such as {quote_text(stored[0])}", text
+    else:
+        return []
+    return [f"{column.name} holds {held}, and is compared with {other}"]
 
 
 def are_dates(stored):
@@ -273,18 +257,6 @@ def is_date(value):
     """Whether a date may be meant: '2024-05', or date('now')."""
     return isinstance(value, Call) or isinstance(value, Literal) and bool(
         value.kind == "text" and re.search(r"\d", value.value))
-
-
-def range_note(column, read):
-    """From when to when there is data, where a condition on dates may be what found nothing."""
-    name = quote_name(column.name)
-    found = read(f"SELECT MIN({name}), MAX({name}) FROM {quote_name(column.table)}")
-    return [f"{column.name} goes from {low} to {high}" for low, high in found.rows]
-
-
-def is_empty(result):
-    """No rows, or one that says as much: counts of 0, sums of nothing."""
-    return not result.rows or len(result.rows) == 1 and all(c in (None, 0) for c in result.rows[0])
 
 
 def absent_note(column, literal, stored, read):
@@ -298,7 +270,7 @@ def absent_note(column, literal, stored, read):
         return [f"no row has {column.name} = {value}; IS NULL finds rows without a value"]
     longer = read(f"{rows}substr({name}, 1, {len(literal.value)}) = {value} LIMIT 1").rows
     folded = {text.lower(): text for text in stored}
-    close = get_close_matches(literal.value.lower(), folded, 1, 0.6)
-    near = longer[0][0] if longer else folded[close[0]] if close else ""
-    return [f"no row has {column.name} = {value}" + (f"; {quote_text(near)} is there" if near
-                                                     else "")]
+    near = [text for text, in longer] or [
+        folded[key] for key in get_close_matches(literal.value.lower(), folded, 1, 0.6)]
+    return [f"no row has {column.name} = {value}"
+            + "".join(f"; {quote_text(text)} is there" for text in near)]

@@ -10,15 +10,14 @@ from sqlexec import DataError
 @contextmanager
 def whole(path):
     """A temporary name to write to, which becomes path at the end; nothing is left where that
-    fails."""
+    fails.  Each process has its own, and of several the last rename wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
-    except (OSError, RuntimeError):
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_text(path, text):
@@ -43,8 +42,3 @@ def read_lines(path):
         except ValueError as error:
             raise DataError(f"{path}, line {i}: not JSON ({error})") from None
     return values
-
-
-def first_line(path):
-    with open(path, encoding="utf-8") as file:
-        return json.loads(file.readline())

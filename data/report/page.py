@@ -14,10 +14,11 @@ import random
 import sys
 from collections import Counter
 from itertools import zip_longest
+from operator import sub
 from pathlib import Path
 
 from data.report.files import read_lines, write_text
-from data.report.tables import changes, error_kind, interval, percent
+from data.report.tables import changes, error_kind, finished, interval, percent
 from data.report.terminal import run_command
 from sqlexec import DataError
 
@@ -61,6 +62,13 @@ def table(head, rows, kind=""):
     return f'<div class="wide"><table class="{kind}"><tr>{top}</tr>\n{body}</table></div>'
 
 
+def some(rows, about, head, cells):
+    """A few of the rows, as cells(row) shows them, in a table that a click on `about` opens."""
+    shown = random.Random(0).sample(rows, min(SHOWN, len(rows)))
+    return (f"<details><summary>{about}</summary>{table(head, map(cells, shown), 'pairs')}"
+            "</details>")
+
+
 def drawing(*size):
     from matplotlib.figure import Figure             # half a second that only this needs
     return Figure(figsize=size, layout="constrained")
@@ -74,52 +82,48 @@ def picture(figure, alt):
 
 
 # ---------------------------------------------------------------------------------------------
-# Sections.  run: {name: record of a candidate}, parents before children; folder: of the run
+# Sections.  records: of the candidates, parents before children; answers: {name: its rows}
 
-def results(folder, run, split):
+def results(records, answers, split):
     rows = []
-    for name, record in run.items():
-        answers = read_answers(folder, name, split)
-        low, high = interval(answers)
-        before = read_answers(folder, record["parent"], split)
-        fixed, broken = changes(before, answers)
-        rows.append([text(name), text(record["parent"]), f"{record['ex']:.1f}",
-                     f"{percent(answers):.1f}", f"{low:.1f} to {high:.1f}", len(answers),
-                     f"+{len(fixed)} -{len(broken)}" if before else "",
+    for record in records:
+        name, parent = record["name"], record["parent"]
+        low, high = interval(answers[name])
+        before = answers.get(parent, [])
+        fixed, broken = changes(before, answers[name])
+        rows.append([text(name), text(parent), f"{record['ex']:.1f}",
+                     f"{percent(answers[name]):.1f}", f"{low:.1f} to {high:.1f}",
+                     len(answers[name]), f"+{len(fixed)} -{len(broken)}" * bool(before),
                      f"{record['seconds'] / 60:.1f}"])
     head = ["model", "from", "val EX*", f"{split} EX*", "95% interval*", "questions*",
             "fixed, broken*", "minutes*"]
     return table(head, rows)
 
 
-def by_round(folder, run, split):
-    """EX on validation and on the split, candidate by candidate, with intervals."""
+def by_round(answers_to):
+    """EX candidate by candidate, with intervals.  answers_to: {split: answers}."""
     figure = drawing(8, 3.2)
     axes = figure.subplots()
-    for name, style in (("val", "--o"), (split, "-o")):
-        answers = [read_answers(folder, candidate, name) for candidate in run]
-        middle = [percent(rows) for rows in answers]
-        ends = [interval(rows) for rows in answers]
-        axes.errorbar(range(len(run)), middle, fmt=style, capsize=3, label=name, yerr=[
-            [m - low for m, (low, _) in zip(middle, ends)],
-            [high - m for m, (_, high) in zip(middle, ends)]])
-        if split == "val":
-            break
-    axes.set_xticks(range(len(run)), list(run), rotation=20, ha="right")
+    for split, answers in answers_to.items():
+        middle = [percent(rows) for rows in answers.values()]
+        low, high = zip(*map(interval, answers.values()))
+        axes.errorbar(range(len(answers)), middle, fmt="--o" if split == "val" else "-o",
+                      capsize=3, label=split,
+                      yerr=[list(map(sub, middle, low)), list(map(sub, high, middle))])
+    axes.set_xticks(range(len(answers)), list(answers), rotation=20, ha="right")
     axes.set_ylabel("EX, %")
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
     return picture(figure, "EX by round")
 
 
-def curves(folder, run):
-    """Loss and log p of gold and of wrong samples, step by step; nothing where none was kept."""
-    kept = {name: read_lines(path) for name in run
-            if (path := folder / name / "metrics.jsonl").exists()}
-    if not kept:
-        return ""
+def curves(metrics):
+    """Loss and log p of gold and of wrong samples, step by step; nothing where none was kept.
+    metrics: {name: lines of its training}."""
     pictures = []
-    for name, lines in kept.items():
+    for name, lines in metrics.items():
+        if not lines:
+            continue
         figure = drawing(3.2, 4.2)
         top, bottom = figure.subplots(2)
         top.plot([line["step"] for line in lines], [line["loss"] for line in lines])
@@ -131,30 +135,24 @@ def curves(folder, run):
         bottom.legend(fontsize=8)
         bottom.set(xlabel="step", ylabel="log p of an answer")
         pictures.append(picture(figure, f"loss and log-probabilities of {name} by step"))
-    return "<h2>Training</h2>" + "\n".join(pictures)
+    return "<h2>Training</h2>" * bool(pictures) + "\n".join(pictures)
 
 
-def rounds(folder, run, split):
+def rounds(records, answers, split):
     """Questions that each round fixed and broke, against the model it came from."""
     parts = []
-    for name, record in run.items():
-        before, after = (read_answers(folder, n, split) for n in (record["parent"], name))
-        fixed, broken = changes(before, after)
-        if before:
-            parts.append(f"<h2>{text(record['parent'])} to {text(name)} on {split}: {len(fixed)} "
-                         f"fixed, {len(broken)} broken</h2>")
-        for kind, pairs in (("fixed", fixed), ("broken", broken)):
-            if pairs:
-                parts.append(f"<details><summary>{kind}, {min(SHOWN, len(pairs))} of "
-                             f"{len(pairs)}</summary>{change_table(pairs)}</details>")
+    for name, parent in ((record["name"], record["parent"]) for record in records):
+        if not answers.get(parent):
+            continue
+        fixed, broken = changes(answers[parent], answers[name])
+        parts.append(f"<h2>{text(parent)} to {text(name)} on {split}: {len(fixed)} fixed, "
+                     f"{len(broken)} broken</h2>")
+        parts += [some(pairs, f"{kind}, {min(SHOWN, len(pairs))} of {len(pairs)}",
+                       ["question", "gold", "before", "after"],
+                       lambda pair: [text(pair[0]["question"]), code(pair[0]["gold"]),
+                                     *map(verdict, pair)])
+                  for kind, pairs in (("fixed", fixed), ("broken", broken)) if pairs]
     return "\n".join(parts)
-
-
-def change_table(pairs):
-    pairs = random.Random(0).sample(pairs, min(SHOWN, len(pairs)))
-    return table(["question", "gold", "before", "after"], [
-        [text(old["question"]), code(old["gold"]), verdict(old), verdict(new)]
-        for old, new in pairs], "pairs")
 
 
 def verdict(row):
@@ -163,80 +161,70 @@ def verdict(row):
     return f'{code(row["pred"])}<br><span class="{kind}">{text(why)}</span>'
 
 
-def errors(folder, run, split):
+def errors(answers):
     """Kinds of error of all candidates, the most frequent first."""
-    found = {name: Counter(error_kind(row) for row in read_answers(folder, name, split)
-                           if not row["correct"]) for name in run}
-    total = sum(found.values(), Counter())
-    return table(["wrong because", *(f"{name}*" for name in run)], [
-        [text(kind), *(found[name][kind] for name in run)] for kind, _ in total.most_common(10)])
+    found = [Counter(error_kind(row) for row in rows if not row["correct"])
+             for rows in answers.values()]
+    return table(["wrong because", *(f"{name}*" for name in answers)], [
+        [text(kind), *(counter[kind] for counter in found)]
+        for kind, _ in sum(found, Counter()).most_common(10)])
 
 
-def synthetic(folder, run):
-    """A few synthetic pairs of each round; those held back carry a verdict."""
-    parts = []
-    for name in run:
-        path = folder / name / "synthetic.jsonl"
-        rows = read_lines(path) if path.exists() else []
-        if rows:
-            counted = Counter(row["part"] for row in rows)
-            shown = random.Random(0).sample(rows, min(SHOWN, len(rows)))
-            parts.append(f"<h2>Synthetic pairs of {text(name)}</h2><p>{counted['train']} to train "
-                         f"on; held back: {counted['y+']} answered right, {counted['y-']} wrong."
-                         "</p><details><summary>a sample</summary>" + table(
-                             ["question", "SQL", "database", "verdict"], [
-                             [text(row["question"]), code(row["query"]), text(row["db_id"]),
-                              {"y+": "right", "y-": "wrong"}.get(row["part"], "")]
-                             for row in shown], "pairs") + "</details>")
-    return "\n".join(parts)
+def synthetic(name, rows):
+    """A few synthetic pairs of a round; those held back carry a verdict."""
+    counted = Counter(row["part"] for row in rows)
+    return (f"<h2>Synthetic pairs of {text(name)}</h2><p>{counted['train']} to train on; held "
+            f"back: {counted['y+']} answered right, {counted['y-']} wrong.</p>"
+            + some(rows, "a sample", ["question", "SQL", "database", "verdict"], lambda row: [
+                text(row["question"]), code(row["query"]), text(row["db_id"]),
+                {"y+": "right", "y-": "wrong"}.get(row["part"], "")]))
 
 
-def game(folder, name, record):
+def game(record):
     """One question of a self-play round in full: gold, the opponent's SQL, R, log p of both."""
     found = record["metrics"].get("game")
     if not found:
         return ""
     rows = [[key, code(value) if key in ("gold", "opponent") else text(value)]
             for key, value in found.items()]
-    return f"<h2>One game of {text(name)}</h2>" + table(["", ""], rows, "facts")
+    return f"<h2>One game of {text(record['name'])}</h2>" + table(["", ""], rows, "facts")
 
 
 # ---------------------------------------------------------------------------------------------
 # The page
 
-def read_answers(folder, name, split):
-    path = folder / name / f"{split}.jsonl"
-    return read_lines(path) if path.exists() else []
-
-
 def write_page(folder):
     """Write FOLDER/report.html; DataError where FOLDER is no run directory."""
     folder = Path(folder)
-    records = [json.loads(path.read_text()) for path in sorted(
-        folder.glob("*/candidate.json"), key=lambda path: path.stat().st_mtime)]
+    records = finished(folder)
     if not records:
         raise DataError(f"{folder}: no run directory, or nothing in it is finished")
-    run = {record["name"]: record for record in records}
-    split = "test" if all(read_answers(folder, name, "test") for name in run) else "val"
+
+    def kept(kind):
+        """{name: lines of FOLDER/NAME/KIND.jsonl, none where there is no such file}."""
+        paths = {r["name"]: folder / r["name"] / f"{kind}.jsonl" for r in records}
+        return {name: read_lines(path) if path.exists() else [] for name, path in paths.items()}
+
+    answers_to = {split: kept(split) for split in ("val", "test")}
+    if not all(answers_to["test"].values()):
+        del answers_to["test"]
+    split, answers = list(answers_to.items())[-1]
     settings = json.loads((folder / "config.json").read_text())
+    cells = iter([text(x) for pair in settings.items() for x in pair])
     sections = [
         f"<h1>{text(folder.resolve().name)}</h1>"
         f"<p class=quiet>data {text(settings['data'])}, seed {text(settings['seed'])}</p>",
-        results(folder, run, split), by_round(folder, run, split), curves(folder, run),
-        *(game(folder, name, record) for name, record in run.items()),
-        rounds(folder, run, split), f"<h2>Wrong answers on {split}</h2>",
-        errors(folder, run, split), synthetic(folder, run), "<h2>Settings</h2>",
-        table(["setting", "value"] * 2, grouped([text(x) for pair in settings.items()
-                                                 for x in pair], 4), "facts")]
+        results(records, answers, split), by_round(answers_to), curves(kept("metrics")),
+        *map(game, records), rounds(records, answers, split),
+        f"<h2>Wrong answers on {split}</h2>", errors(answers),
+        "\n".join(synthetic(name, rows) for name, rows in kept("synthetic").items() if rows),
+        "<h2>Settings</h2>",
+        table(["setting", "value"] * 2, zip_longest(*[cells] * 4, fillvalue=""), "facts")]
     write_text(folder / "report.html",
                '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
                f'content="width=device-width"><title>{text(folder.resolve().name)}</title>'
                f"<style>{STYLE}</style>\n" + "\n".join(sections) + "</html>\n")
     return folder / "report.html"
-
-
-def grouped(values, n):
-    return list(zip_longest(*[iter(values)] * n, fillvalue=""))
 
 
 def main():

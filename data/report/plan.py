@@ -1,8 +1,4 @@
-"""The plan of a run: its steps, and how long they will take, measured as it goes.
-
-    steps_of_run(cfg, line)            names of the candidates that --stage makes
-    seconds_left(cfg, sizes, ...)      estimate for the steps that are not done
-"""
+"""The plan of a run: its steps, and how long they will take, measured as it goes."""
 
 TRAINED = 1.3           # seconds of a training sequence over those of an answer, until measured
 

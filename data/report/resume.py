@@ -1,16 +1,11 @@
-"""What a stage has finished, kept until the stage ends: the same command goes on from there.
-
-    Training(path, about, ...)     the state of a training, in one file
-    Kept(folder, *about)           results of long work, part by part
-    cached_pairs(out, name, ...)   records that several rounds may share
-    forget(*paths)                 the stage has ended
-"""
+"""What a stage has finished, kept until the stage ends: the same command goes on from there."""
 
 import hashlib
 import json
 import resource
 import shutil
 import time
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -18,7 +13,7 @@ import torch
 from data.report import files
 from data.report.files import whole, write_text
 from data.report.terminal import Stopped
-from model import RANK, RANKS, map_over_ranks, on_rank0, sum_over_ranks
+from model import RANK, map_over_ranks, on_rank0, sum_over_ranks
 
 SAVE_EVERY = 300         # seconds between two saves of a training
 
@@ -39,7 +34,8 @@ class Training:
 
     def __init__(self, path, about, n, params, optimizer):
         self.path, self.n, self.params, self.optimizer = path, n, params, optimizer
-        self.digest, self.noting = path and digest(about), path and not RANK
+        self.digest = path and digest(about)
+        self.curve = path.with_name("metrics.jsonl") if path and not RANK else None
         self.started = self.last = time.time()
         self.due = self.started + SAVE_EVERY
 
@@ -49,12 +45,11 @@ class Training:
             return [], 0
         try:
             state = torch.load(self.path, "cpu", weights_only=True)
-            same = state["digest"] == self.digest
+            fault = "" if state["digest"] == self.digest else "is of another training"
         except Exception as error:                   # of a torn file torch can raise anything
-            print(f"  {self.path} cannot be read ({type(error).__name__}): it is ignored")
-            return [], 0
-        if not same:
-            print(f"  {self.path} is of another training: it is ignored")
+            fault = f"cannot be read ({type(error).__name__})"
+        if fault:
+            print(f"  {self.path} {fault}: it is ignored")
             return [], 0
         with torch.no_grad():
             for p, saved in zip(self.params, state["params"]):
@@ -62,14 +57,18 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.started -= state["seconds"]
         losses = list(state["losses"].to(self.params[0].device))
-        if self.noting:
-            cut(self.path.with_name("metrics.jsonl"), len(losses))
+        if self.curve and self.curve.exists():       # a kill may have come after later steps
+            lines = self.curve.read_text().splitlines(keepends=True)
+            write_text(self.curve, "".join(lines[:len(losses)]))
         print(f"  {self.path.parent.name} goes on at step {len(losses) + 1} of {self.n}")
         return losses, state["tokens"]
 
     def step_done(self, losses, tokens, signals):
-        """Between two steps: save where it is time, and stop where a rank has had a signal."""
-        stop, now = self.any_rank(signals), time.time()
+        """Between two steps: save where it is time, and stop where a rank has had a signal: all
+        do so after the same step, else one would wait for the others for ever."""
+        flag = torch.tensor(float(bool(signals)), device=self.params[0].device)
+        sum_over_ranks([flag])
+        stop, now = flag.item() > 0, time.time()
         ended = len(losses) == self.n and now - self.started > SAVE_EVERY
         if self.path and RANK == 0 and (stop or ended or now > self.due):
             self.save(losses, tokens, now - self.started)
@@ -77,18 +76,10 @@ class Training:
         if stop:
             raise Stopped(*signals[:1])
 
-    def any_rank(self, signals):
-        """All ranks stop after the same step, else one would wait for the others for ever."""
-        if RANKS == 1:
-            return bool(signals)
-        flag = torch.tensor(float(bool(signals)), device=self.params[0].device)
-        sum_over_ranks([flag])
-        return flag.item() > 0
-
     def note(self, step, rate, norm, values, tokens, chunks):
         """A line of OUT/NAME/metrics.jsonl.  values: loss, log p summed over the step's golds and
         over its wrong samples."""
-        if not self.noting:
+        if not self.curve:
             return
         now = time.time()
         loss, gold, wrong = values.tolist()
@@ -101,14 +92,14 @@ class Training:
             line["log p of gold"] = round(gold / len(pairs), 4)
         if errors := sum(pair.R for pair in pairs):
             line["log p of wrong samples"] = round(wrong / errors, 4)
-        self.last, path = now, self.path.with_name("metrics.jsonl")
+        self.last = now
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "a" if step > 1 else "w") as file:
+            self.curve.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.curve, "a" if step > 1 else "w") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:                     # training is worth more than its curve
-            print(f"  {path} cannot be written: {error.strerror}")
-            self.noting = False
+            print(f"  {self.curve} cannot be written: {error.strerror}")
+            self.curve = None
 
     def summary(self, losses, tokens):
         """What is kept of a training: its steps, mean losses of the first and last tenth, tokens/s,
@@ -132,12 +123,6 @@ class Training:
                 torch.save(state, temporary)
         except (OSError, RuntimeError) as error:     # training is worth more than its state
             print(f"  {self.path} cannot be written: {error}")
-
-
-def cut(path, n):
-    """Keep the first n lines of a file."""
-    if path.exists():
-        write_text(path, "".join(path.read_text().splitlines(keepends=True)[:n]))
 
 
 def peak_memory(device):
@@ -183,11 +168,9 @@ def read_parts(folder, name):
     known = {}
     for path in folder.glob(f"{name}-*.jsonl"):
         for line in path.read_text(errors="replace").splitlines():
-            try:
+            with suppress(ValueError):
                 part, result = json.loads(line)
-            except ValueError:
-                continue
-            known[part] = result
+                known[part] = result
     return known
 
 
@@ -196,13 +179,15 @@ def cached_pairs(out, name, about, sample):
     of all that decides them; taken from another round that has the same digest."""
     key = {"digest": hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}
     path = out / name / "pairs.jsonl"
-    same = [kept for kept in sorted(out.glob("*/pairs.jsonl")) if files.first_line(kept) == key]
+    same = [kept for kept in sorted(out.glob("*/pairs.jsonl"))
+            if kept.read_text("utf-8").startswith(json.dumps(key) + "\n")]
     if not same:
         write_lines(path, [key, *sample()])
     return files.read_lines(same[0] if same else path)[1:]
 
 
 def forget(*paths):
+    """Remove files and folders: the stage that needed them has ended."""
     for path in paths:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

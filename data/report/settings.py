@@ -1,11 +1,4 @@
-"""Settings: a dataclass is the command line, and what a run directory was made with.
-
-    option(default, text, ...)              a setting
-    parse_settings(Settings, ...)           an instance from the command line
-    group_of(Settings, groups, name)        the group that a setting belongs to
-    RECIPES, by_size(parameters)            what nobody set
-    refuse_changes(out, before, now, ...)   of settings that something depends on
-"""
+"""Settings: a dataclass is the command line, and what a run directory was made with."""
 
 import argparse
 import math

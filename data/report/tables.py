@@ -87,9 +87,8 @@ def answer_rows(task, examples, samples, split="train"):
 def changes(before, after):
     """(fixed, broken): pairs of records (before, after) of the same questions whose verdict
     changed."""
-    pairs = list(zip(before, after))
-    return ([p for p in pairs if not p[0]["correct"] and p[1]["correct"]],
-            [p for p in pairs if p[0]["correct"] and not p[1]["correct"]])
+    pairs = [pair for pair in zip(before, after) if pair[0]["correct"] != pair[1]["correct"]]
+    return [p for p in pairs if p[1]["correct"]], [p for p in pairs if p[0]["correct"]]
 
 
 def show_candidates(candidates):
@@ -101,15 +100,14 @@ def show_game(rows, pairs, before, after):
     """One question of a round in full, which the opponent got wrong: what page.py keeps of it.
 
     pairs: with log p under the opponent; before, after: the first of them, under main."""
-    i = next((i for i, pair in enumerate(pairs[:len(before)]) if pair.R == 1), None)
-    if i is None:
+    found = [part for part in zip(rows, pairs, before, after) if part[1].R == 1]
+    if not found:
         return None
-    game = {"question": rows[i]["question"], "gold": rows[i]["gold"], "opponent": rows[i]["pred"],
-            "verdict": rows[i]["error"] or error_kind(rows[i]), "R": 1}
-    for k, name in enumerate(("gold", "opponent's")):
-        game[f"log p of {name}"] = (
-            f"opponent {pairs[i].opponent[k]:.2f}; main {before[i].opponent[k]:.2f} before, "
-            f"{after[i].opponent[k]:.2f} after")
+    row, *logps = found[0]
+    game = {"question": row["question"], "gold": row["gold"], "opponent": row["pred"],
+            "verdict": row["error"] or error_kind(row), "R": 1}
+    for name, *of in zip(("gold", "opponent's"), *(pair.opponent for pair in logps)):
+        game[f"log p of {name}"] = "opponent {:.2f}; main {:.2f} before, {:.2f} after".format(*of)
     print("  one game:")
     for name, value in game.items():
         print(f"    {name:<21}{value}")
@@ -163,12 +161,17 @@ def show_table(rows, splits):
               f"{val['seconds'] / 60:7.1f}")
 
 
+def finished(folder):
+    """The records of a run directory's finished candidates, the oldest first."""
+    paths = sorted(folder.glob("*/candidate.json"), key=lambda path: path.stat().st_mtime)
+    return [json.loads(path.read_text()) for path in paths]
+
+
 def recommended(folder):
     """The record of the candidate of a run directory that one should use: the best on validation,
     of equals the newest; the base model where the best has not clearly more questions right than
     it (one-sided sign test at 5%).  None where nothing is finished."""
-    paths = sorted(folder.glob("*/candidate.json"), key=lambda path: path.stat().st_mtime)
-    records = [json.loads(path.read_text()) for path in reversed(paths)]
+    records = finished(folder)[::-1]
     if not records:
         return None
     best = max(records, key=lambda record: record["ex"])
@@ -207,22 +210,20 @@ def show_result(result, most=20):
     if result.status != "ok":
         print(f"  {result.status}: {result.error}")
         return
-    escaped = str.maketrans({"\n": "\\n", "\t": "\\t"})
-    shown = [[cell_text(cell) for cell in row] for row in result.rows[:most]]
-    cells = [[printable(text).translate(escaped)[:40] for text in row]
-             for row in [result.columns, *shown] if row]
+
+    def shown(cell):
+        if isinstance(cell, float):              # sums of prices without what binary fractions add
+            cell = float(f"{cell:.14g}")
+        text = printable("NULL" if cell is None else str(cell))
+        return text.replace("\n", "\\n").replace("\t", "\\t")[:40]
+
+    cells = [list(map(shown, row)) for row in [result.columns, *result.rows[:most]] if row]
     widths = [max(map(len, column)) for column in zip(*cells)]
     for row in cells:
         print("  " + "  ".join(f"{c:<{w}}" for c, w in zip(row, widths)).rstrip())
     more = max(0, len(result.rows) - most)
     print(f"  ({len(result.rows)} rows{f', {more} not shown' if more else ''}; "
           f"{1000 * result.seconds:.0f} ms)")
-
-
-def cell_text(cell):
-    """A value as a person reads it: sums of prices without what binary fractions add."""
-    return "NULL" if cell is None else str(
-        float(f"{cell:.14g}") if isinstance(cell, float) else cell)
 
 
 def plain_and_masked(query):

@@ -1,11 +1,4 @@
-"""Terminals that nothing printed can command, and runs that a signal ends in one line.
-
-    printable(text) -> str     text that no terminal takes for a command
-    safe_output()              inside, print() neither raises nor sends escape sequences
-    stoppable()                inside, Ctrl-C and SIGTERM raise Stopped
-    deferred()                 inside, only at its end
-    run_command(name, work)    work() as a command: bad input and signals end in one line
-"""
+"""Terminals that nothing printed can command, and runs that a signal ends in one line."""
 
 import signal
 import sys
@@ -87,14 +80,6 @@ def deferred():
         signals = DEFERRED.pop()
         if signals:
             raise Stopped(signals[0])
-
-
-def input_line(prompt):
-    """A line that a person types; nothing at the end of the input."""
-    try:
-        return input(prompt).strip()
-    except EOFError:
-        return ""
 
 
 def fail(name, message):
