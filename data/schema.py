@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data.report.terminal import sqlite_callback
 from sqlexec import DataError, authorize_reading, database_uri, quoted
 
 
@@ -137,7 +138,7 @@ def _declared_table(connection, name, view, notes):
     columns, without, computed = [], [], {}
     connection.set_authorizer(None)
     rows = connection.execute(f"PRAGMA table_xinfo({quoted(name)})").fetchall()
-    connection.set_authorizer(authorize_reading)      # a view may do what no query may
+    connection.set_authorizer(sqlite_callback(authorize_reading))     # a view may do more
     if view:
         computed = _computed_types(connection, name, [row[1] for row in rows if not row[2]])
     for row in rows:
@@ -161,7 +162,7 @@ def _computed_types(connection, name, columns):
     """{column: what its first values are} of columns that a view computes, for which nothing is
     declared; {} where finding out takes longer than it is worth."""
     kinds = ", ".join(f"typeof(t.{quoted(column)})" for column in columns)
-    connection.set_progress_handler(lambda: 1, STEPS)
+    connection.set_progress_handler(sqlite_callback(lambda: 1), STEPS)
     try:
         rows = connection.execute(f"SELECT {kinds} FROM {quoted(name)} AS t LIMIT 20").fetchall()
     except (sqlite3.Error, UnicodeError):       # also where there are no such columns

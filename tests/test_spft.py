@@ -1,5 +1,6 @@
 """Every stage from the command line in a world of two databases, and the parts between them."""
 
+import io
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, redirect_stderr
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -44,7 +45,7 @@ from data.report.plan import in_words, seconds_left, steps_of_run
 from data.report.settings import best_of_run
 from data.report.tables import (
     errors, interval, log_ratios, percent, recommended, show_log_ratios, show_result, show_winner)
-from data.report.terminal import Stopped, stoppable
+from data.report.terminal import Stopped, run_command, sqlite_callback, stoppable
 from data.sql import normalise
 from data.synthesis.run import run_synth
 from data.synthesis.templates import extract
@@ -1569,6 +1570,42 @@ def test_a_stopped_run_says_so_in_one_line_and_goes_on(finished, arguments, cli,
     assert not list(out.rglob("*.tmp"))
     assert cli("--stage", "vbift", "--out", out)[0] == 0
     assert same_weights(out / "vbift-2", finished.out / "vbift-2")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_callback_of_sqlite_is_not_lost(number):
+    """SQLite would take it for a query that takes too long, the reader then for a table that it
+    reads in part."""
+    ticks, found = [], []
+
+    @sqlite_callback
+    def tick():
+        ticks.append(len(ticks))
+        if len(ticks) == 3:
+            os.kill(os.getpid(), number)
+        return sum(ticks) < 0
+
+    def work():
+        with closing(sqlite3.connect(":memory:")) as db:
+            db.set_progress_handler(tick, 100)
+            found.append(db.execute("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 "
+                                    "FROM c WHERE x < 3000) SELECT count(*) FROM c").fetchone())
+        time.sleep(20)
+
+    with redirect_stderr(io.StringIO()) as stderr:
+        assert run_command("x", work) == 128 + number
+    assert found == [(3000,)] and len(ticks) > 10 and stderr.getvalue() == "\nx: stopped\n"
+
+
+def test_whoever_reads_a_database_marks_its_callbacks():
+    found = 0
+    for text in [path.read_text() for path in (ROOT / "data").rglob("*.py")]:
+        for given in re.findall(r"set_(?:authorizer|progress_handler)\((?!None)([^,)]+)", text):
+            name = given.removeprefix("self.")
+            assert given.startswith("sqlite_callback(") or (
+                f"@sqlite_callback\n    def {name}(" in text), given
+            found += 1
+    assert found >= 5
 
 
 def test_ctrl_c_while_asking_promises_nothing(finished, cli, world, monkeypatch):

@@ -27,6 +27,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from data.report.files import read_lines, whole
+from data.report.terminal import sqlite_callback
 from data.schema import listed_schema, read_schema
 from data.synthesis.keys import with_inferred_keys
 from sqlexec import DataError
@@ -355,6 +356,7 @@ def _run_script(connection, script):
     """Runs a script that may do nothing but fill this one database, in BUILD_SECONDS."""
     denied, deadline = [], time.monotonic() + BUILD_SECONDS
 
+    @sqlite_callback
     def authorize(action, first, second, database, trigger):
         if action == sqlite3.SQLITE_PRAGMA and first.lower() not in PRAGMAS:
             return sqlite3.SQLITE_IGNORE
@@ -367,7 +369,7 @@ def _run_script(connection, script):
         return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
 
     connection.set_authorizer(authorize)
-    connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    connection.set_progress_handler(sqlite_callback(lambda: time.monotonic() > deadline), 10_000)
     try:
         connection.executescript(script)
     except sqlite3.Error as problem:

@@ -18,6 +18,7 @@ from contextlib import closing, contextmanager
 from difflib import SequenceMatcher
 from itertools import product
 
+from data.report.terminal import sqlite_callback
 from data.sql import quote_name
 from sqlexec import DataError, database_uri
 
@@ -100,6 +101,7 @@ class Meter:
         finally:
             self.seconds -= time.monotonic() - start
 
+    @sqlite_callback
     def _tick(self):
         self.steps -= PACE
         return self.steps < self.least or time.monotonic() > self.end

@@ -1,5 +1,6 @@
 """Terminals that nothing printed can command, and runs that a signal ends in one line."""
 
+import os
 import signal
 import sys
 import threading
@@ -49,12 +50,29 @@ class Stopped(KeyboardInterrupt):
 
 
 DEFERRED = []      # of each deferred() at work, the signals that came
+CALLBACKS = set()  # code of functions that SQLite calls
+
+
+def sqlite_callback(function):
+    """Mark a function that SQLite calls.  SQLite drops what is raised in it and ends the query with
+    an error, as if it took too long: a signal waits until the function has returned."""
+    CALLBACKS.add(function.__code__)
+    return function
+
+
+def in_callback(frame):
+    while frame and frame.f_code not in CALLBACKS:
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager
 def stoppable():
     """Inside, the first SIGINT or SIGTERM raises Stopped; a second one ends the process at once."""
     def stop(number, frame):
+        if in_callback(frame):
+            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+            return
         signal.signal(number, signal.SIG_DFL)
         if not DEFERRED:
             raise Stopped(number)
