@@ -355,7 +355,7 @@ def examples_of_round(cfg, task, run, rng):
         raise DataError(f"{cfg.data} has no labelled questions to play on (--loss {cfg.loss}, "
                         f"--rounds {cfg.rounds})")
     if n < len(examples):
-        examples = rng.sample(examples, math.ceil(n))
+        examples = rng.sample(examples, math.ceil(n) or 1)
     return examples, n / len(examples)
 
 

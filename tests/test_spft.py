@@ -1085,7 +1085,7 @@ def test_who_answers_and_what_each_loss_takes(monkeypatch, tmp_path, loss):
 
 @pytest.mark.parametrize("loss, epochs, asked, passes", [
     ("spft", 1.0, 12, 1.0), ("spft", 2.0, 12, 2.0), ("sft", 0.25, 3, 1.0), ("dpo", 0.3, 4, 0.9),
-    ("spin", 1.0, 4, 3.0), ("spin", 0.25, 3, 1.0)])
+    ("spin", 1.0, 4, 3.0), ("spin", 0.25, 3, 1.0), ("spft", 0.0, 1, 0.0)])
 def test_a_part_of_a_pass_plays_on_a_part_and_spin_takes_as_many_updates(loss, epochs, asked,
                                                                          passes):
     task = SimpleNamespace(train=[Example("zoo", f"asked {i}", "SELECT 1") for i in range(4)])

@@ -178,9 +178,10 @@ def cached_pairs(out, name, about, sample):
     """The records that sample() gives, kept in OUT/NAME/pairs.jsonl behind a line with the digest
     of all that decides them; taken from another round that has the same digest."""
     key = {"digest": hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}
-    path = out / name / "pairs.jsonl"
-    same = [kept for kept in sorted(out.glob("*/pairs.jsonl"))
-            if kept.read_text("utf-8").startswith(json.dumps(key) + "\n")]
+    path, same = out / name / "pairs.jsonl", []
+    for kept in sorted(out.glob("*/pairs.jsonl")):
+        with open(kept, encoding="utf-8") as file:           # of files of any size the first line
+            same += [kept] * (file.readline() == json.dumps(key) + "\n")
     if not same:
         write_lines(path, [key, *sample()])
     return files.read_lines(same[0] if same else path)[1:]

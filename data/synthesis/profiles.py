@@ -141,9 +141,8 @@ def typed_by_values(schema, db_path):
     """The Schema with the types that its values show: dates in text are "time", numbers without a
     declared type (a view's totals) "number", flags and codes "boolean": they are not summed."""
     with closing(Profiles(db_path)) as profiles:
-        return replace(schema, tables=tuple([replace(table, columns=tuple([
-            replace(column, type=_shown(profiles.of(table.name, column.name), column))
-            for column in table.columns])) for table in schema.tables]))
+        return schema.with_columns(lambda table, column: replace(
+            column, type=_shown(profiles.of(table.name, column.name), column)))
 
 
 def _shown(profile, column):
