@@ -227,6 +227,21 @@ def test_seeds_that_play_from_one_run_and_sets_that_are_compared_together(experi
     assert inconsistent(found) == []
 
 
+def test_losses_that_run_side_by_side_are_compared_by_the_last_call(experiment, run, tmp_path):
+    out, _, words = experiment
+    words = [*words[2:-1], tmp_path, "--start", out / "seed-0", "--seeds", 1, "--seed", 1]
+    assert run(*words, "--losses", "sft", "dpo")[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"seed-1-sft", "seed-1-dpo"}
+    before = (tmp_path / "seed-1-dpo/dpo-1/candidate.json").read_text()
+    assert run(*words)[0] == 0
+    found = json.loads((tmp_path / "experiment.json").read_text())
+    assert {row["system"] for row in found["systems"]} == set(SYSTEMS) - {"SFT + self-play"}
+    assert (tmp_path / "seed-1-dpo/dpo-1/candidate.json").read_text() == before
+    pairs = [rows(tmp_path / f"seed-1{end}/pairs.jsonl")
+             for end in ("/selfplay-1", "-dpo/dpo-1", "-sft/continued-1")]
+    assert pairs[0] == pairs[1] == pairs[2]              # each asked the same opponent
+
+
 # ---------------------------------------------------------------------------------------------
 # Searches
 
@@ -235,6 +250,8 @@ def test_every_loss_has_as_many_tries():
     assert set(found) == set(LOSSES) and {len(settings) for settings in found.values()} == {8}
     for settings in found.values():
         assert len({json.dumps(change) for change in settings}) == 8
+    few = tries(spft.Config(selfplay_lr=1e-4), ["spft", "sft"], 4)
+    assert few == {loss: found[loss][:4] for loss in ("spft", "sft")}
 
 
 def test_all_losses_take_the_passes_that_are_best_on_average():
@@ -252,7 +269,7 @@ def test_all_losses_take_the_passes_that_are_best_on_average():
 
 def test_a_search_is_of_seeds_from_100_on_and_goes_on(experiment, run, tmp_path, monkeypatch):
     few = {"spft": [{"selfplay_lr": 0.01}, {"selfplay_lr": 0.0}], "sft": [{"selfplay_lr": 0.01}]}
-    monkeypatch.setattr(bench, "tries", lambda cfg: few)
+    monkeypatch.setattr(bench, "tries", lambda cfg, losses, most: few)
     words = ["--search", "--seeds", 1, "--rounds", 1, "--sft_epochs", 2, "--out", tmp_path]
     code, stdout, stderr = run(*words)
     assert (code, stderr) == (0, "")
@@ -276,6 +293,12 @@ def test_a_search_is_of_seeds_from_100_on_and_goes_on(experiment, run, tmp_path,
         patch.setattr(spft.lm, "generate", None)
         assert run(*words)[0] == 0
     chosen = tmp_path / "search.json"
+    start = ["--start", tmp_path / "seed-100", "--losses", "sft", "--tries", 1]
+    assert run(*words[:-1], tmp_path / "other", *start)[0] == 0      # from the same candidates
+    for name in ("base", "sft", "vbift-1"):
+        assert content(tmp_path / "other/seed-100" / name) == {
+            tmp_path / "other/seed-100" / path.relative_to(tmp_path / "seed-100"): data
+            for path, data in content(tmp_path / "seed-100" / name).items()}
     assert run("--best", chosen, "--seeds", 1, "--rounds", 1, "--sft_epochs", 2, "--seed", 1,
                "--out", tmp_path / "final")[0] == 0
     config = json.loads((tmp_path / "final/seed-1-sft/config.json").read_text())

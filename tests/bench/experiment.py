@@ -10,6 +10,7 @@ report.md, experiment.json and report.png.  What ran is not run again: seeds may
 and a last call over all compares them.  Other options are those of spft.py.
 
     --start RUN                        all seeds play from the candidates of that run directory
+    --losses spin dpo                  only these: may run side by side, a last call compares all
     --splits dev dev_syn dev_dk        compare on these, all together, instead of on test
     --table 2|3|12|14, --figure 3|4    what the paper's table or figure of that number shows, from
                                        the JSON, beside the paper's own figures
@@ -82,10 +83,7 @@ def train(cfg, task, seed, end, loss, source=None, opponent="weakest", R=None, c
     opponent, R: see `playing`; consistent: play on no synthetic pair whose round trip fails, in as
     many updates."""
     own = replace(cfg, seed=seed, loss=loss, out=f"{cfg.out}/seed-{seed}{end}", **change)
-    run = Run(own, task)
-    if source:
-        on_rank0(lambda: lend(source.out, run.out, ["base", "sft"] + [
-            f"vbift-{r + 1}" for r in range(own.rounds)]))
+    run = started(own, task, source)
     if consistent:
         made, kept = run.synthetic(own.rounds), consistent_pairs(task, run)
         run.synthetic = lambda round: kept
@@ -93,6 +91,15 @@ def train(cfg, task, seed, end, loss, source=None, opponent="weakest", R=None, c
                       / (len(task.train) + len(kept)))
     with playing(opponent, f"{seed}{end}", R):
         run_selfplay(own, task, run)
+    return run
+
+
+def started(cfg, task, source):
+    """A Run with the candidates of VBI-FT of another one, if any."""
+    run = Run(cfg, task)
+    if source:
+        on_rank0(lambda: lend(source.out, run.out, ["base", "sft"] + [
+            f"vbift-{r + 1}" for r in range(cfg.rounds)]))
     return run
 
 
@@ -142,35 +149,37 @@ def playing(opponent, seed, R=None):
         spft.players, spft.error_reward = players, reward
 
 
-def run_experiment(cfg, task, seeds, chosen, start=None):
+def run_experiment(cfg, task, seeds, chosen, start=None, losses=LOSSES):
     """Train every system with every seed, then read test once.  chosen: {loss: settings}; start:
     the Run whose candidates all seeds play from, by default each seed makes its own."""
     runs = []
     for seed in range(cfg.seed, cfg.seed + seeds):
-        first = train(cfg, task, seed, "", "spft", start, **chosen.get("spft", {}))
+        first = start if start and "spft" not in losses else train(
+            cfg, task, seed, "", "spft", start, **chosen.get("spft", {}))
         runs.append({"": first})
-        for loss in LOSSES:
+        for loss in losses:
             if loss != "spft":
                 runs[-1][f"-{loss}"] = train(cfg, task, seed, f"-{loss}", loss, first,
                                              **chosen.get(loss, {}))
         if not start:
             runs[-1]["-direct"] = train(cfg, task, seed, "-direct", "spft", first, rounds=0,
                                         **chosen.get("spft", {}))
-    write_report(cfg, task, runs)
+    if set(losses) == set(LOSSES):
+        write_report(cfg, task, runs)
 
 
 # ---------------------------------------------------------------------------------------------
 # Searches, on validation of seeds that no table reports
 
-def tries(cfg):
+def tries(cfg, losses=LOSSES, most=8):
     """As many settings for each loss: three rates by two lambdas, or six rates where there is no
-    lambda; and two rates with twice as many passes."""
+    lambda; and two rates with twice as many passes.  The first `most` of them."""
     by_lam = [{"selfplay_lr": cfg.selfplay_lr * rate, "lam": cfg.lam * lam}
-              for rate in (0.3, 1, 3) for lam in (0.25, 1)]
-    by_rate = [{"selfplay_lr": cfg.selfplay_lr * rate} for rate in (0.1, 0.3, 1, 2, 3, 6)]
+              for rate in (1, 0.3, 3) for lam in (1, 0.1)]
+    by_rate = [{"selfplay_lr": cfg.selfplay_lr * rate} for rate in (1, 0.3, 3, 0.1, 2, 6)]
     twice = [{"selfplay_lr": cfg.selfplay_lr * rate, "selfplay_epochs": 2 * cfg.selfplay_epochs}
              for rate in (0.3, 1)]
-    return {loss: (by_rate if loss == "sft" else by_lam) + twice for loss in LOSSES}
+    return {loss: ((by_rate if loss == "sft" else by_lam) + twice)[:most] for loss in losses}
 
 
 def ablations(cfg):
@@ -193,13 +202,13 @@ def best_tries(cfg, rows):
     return {loss: winner(loss, epochs)["settings"] for loss in losses}
 
 
-def search(cfg, task, seeds, settings, path):
+def search(cfg, task, seeds, settings, path, start=None):
     """Train one round with each of {loss: [settings]} on each seed from 100 on; the table of
-    validation EX, and of each loss the best, written to the path."""
+    validation EX, and of each loss the best, written to the path.  start: as in run_experiment."""
     cfg, found, starts = replace(cfg, selfplay_rounds=1), defaultdict(list), []
     for seed in range(100 + cfg.seed, 100 + cfg.seed + seeds):
         own = replace(cfg, seed=seed, out=f"{cfg.out}/seed-{seed}")
-        first = Run(own, task)
+        first = started(own, task, start)
         starts.append(best(run_vbift(own, task, first)).ex)
         for loss, changes in settings.items():
             for change in changes:
@@ -698,7 +707,9 @@ def check():
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=5, help="so many, from --seed on (5)")
-    parser.add_argument("--best", help="a search.json: the settings of each loss")
+    parser.add_argument("--best", nargs="+", default=[], help="searches: each loss's settings")
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
+    parser.add_argument("--tries", type=int, default=8, help="of each loss in a search (8)")
     parser.add_argument("--start", help="a run directory whose candidates all seeds play from")
     parser.add_argument("--splits", nargs="+", help="compare on these instead of on test")
     for name in ("search", "ablate", "check"):
@@ -723,7 +734,7 @@ def main(arguments=None):
         cfg = complete(parse_config(["--out", "runs/experiment", *rest]))
         if own.seeds < 1:
             raise DataError(f"--seeds {own.seeds}: 1 or more")
-        chosen = lm.read_json(Path(own.best))["best"] if own.best else {}
+        tried = [row for path in own.best for row in lm.read_json(Path(path))["tries"]]
         torch.set_num_threads(cfg.threads)
         join_ranks(cfg.device)
         with Verifier(workers=lm.cpus_per_rank(), timeout=cfg.timeout) as verifier:
@@ -732,13 +743,15 @@ def main(arguments=None):
             task.compared = own.splits or ["test"]
             for split in own.splits or ():
                 setattr(task, split, task.checked(split))
+            start = own.start and Run(replace(cfg, out=own.start, seed=lm.read_json(
+                Path(own.start) / "config.json")["seed"]), task)
             if own.search or own.ablate:
                 what = "search" if own.search else "ablate"
-                settings = tries(cfg) if own.search else ablations(cfg)
-                search(cfg, task, own.seeds, settings, Path(cfg.out) / f"{what}.json")
+                settings = tries(cfg, own.losses, own.tries) if own.search else ablations(cfg)
+                search(cfg, task, own.seeds, settings, Path(cfg.out) / f"{what}.json", start)
             else:
-                start = own.start and Run(replace(cfg, out=own.start), task)
-                run_experiment(cfg, task, own.seeds, chosen, start)
+                chosen = best_tries(cfg, tried) if tried else {}
+                run_experiment(cfg, task, own.seeds, chosen, start, own.losses)
         leave_ranks()
         return 0
 
