@@ -233,9 +233,13 @@ def test_losses_that_run_side_by_side_are_compared_by_the_last_call(experiment, 
     assert run(*words, "--losses", "sft", "dpo")[0] == 0
     assert {path.name for path in tmp_path.iterdir()} == {"seed-1-sft", "seed-1-dpo"}
     before = (tmp_path / "seed-1-dpo/dpo-1/candidate.json").read_text()
-    assert run(*words)[0] == 0
+    code, stdout, stderr = run(*words, "--losses", "spft", "sft", "dpo")
+    assert (code, stderr) == (0, "")
     found = json.loads((tmp_path / "experiment.json").read_text())
-    assert {row["system"] for row in found["systems"]} == set(SYSTEMS) - {"SFT + self-play"}
+    assert {row["system"] for row in found["systems"]} == set(SYSTEMS) - {
+        "SFT + self-play", "VBI-FT + PPO", "VBI-FT + SPIN"}
+    assert set(found["rounds"]) == {"vbift", "selfplay", "continued", "dpo"}
+    assert report_text(found) in stdout and not (tmp_path / "seed-1-ppo").exists()
     assert (tmp_path / "seed-1-dpo/dpo-1/candidate.json").read_text() == before
     pairs = [rows(tmp_path / f"seed-1{end}/pairs.jsonl")
              for end in ("/selfplay-1", "-dpo/dpo-1", "-sft/continued-1")]

@@ -10,7 +10,8 @@ report.md, experiment.json and report.png.  What ran is not run again: seeds may
 and a last call over all compares them.  Other options are those of spft.py.
 
     --start RUN                        all seeds play from the candidates of that run directory
-    --losses spin dpo                  only these: may run side by side, a last call compares all
+    --losses spin dpo                  only these; calls may run side by side, and one that has spft
+                                       and sft among them compares what they trained
     --splits dev dev_syn dev_dk        compare on these, all together, instead of on test
     --table 2|3|12|14, --figure 3|4    what the paper's table or figure of that number shows, from
                                        the JSON, beside the paper's own figures
@@ -164,7 +165,7 @@ def run_experiment(cfg, task, seeds, chosen, start=None, losses=LOSSES):
         if not start:
             runs[-1]["-direct"] = train(cfg, task, seed, "-direct", "spft", first, rounds=0,
                                         **chosen.get("spft", {}))
-    if set(losses) == set(LOSSES):
+    if {"spft", "sft"} <= set(losses):
         write_report(cfg, task, runs)
 
 
@@ -265,7 +266,8 @@ def write_report(cfg, task, runs):
                   for end, run in runs[0].items()},
               "systems": systems, "comparisons": compared, "rounds": by_round(task, runs),
               "pairs": pairs_by_round(alone),
-              "consistency": consistency(task, alone), "cost": costs(runs),
+              **({"consistency": consistency(task, alone), "cost": costs(runs)}
+                 if "-direct" in runs[0] else {}),             # each seed made its own VBI-FT
               "log p": log_p_by_round(runs), "why": why(task, [run[""] for run in runs]),
               "minutes": round(sum(c.seconds for run in runs for c in own_candidates(run)) / 60, 1),
               "verdicts": verdicts}
@@ -317,7 +319,7 @@ def own_candidates(run):
     """The candidates of a seed, each once: {end: Run}."""
     direct = run["-direct"].of_stage("selfplay") if "-direct" in run else []
     return run[""].everyone() + direct + [
-        c for line, end in LINES.items() if end for c in run[end].of_stage(line)]
+        c for line, end in LINES.items() if end and end in run for c in run[end].of_stage(line)]
 
 
 def spread(values):
@@ -404,7 +406,7 @@ def by_round(task, runs):
                     round(fmean([percent(test_rows(task, run[end], c))
                                  for run, c in zip(runs, row)]), 2)]
                    for row in zip(*(run[end].of_stage(line) for run in runs))]
-            for line, end in LINES.items()}
+            for line, end in LINES.items() if end in runs[0]}
 
 
 def pairs_by_round(runs):
@@ -459,7 +461,7 @@ def log_p_by_round(runs):
     errors in its samples, mean over seeds."""
     found = {}
     for line, end in LINES.items():
-        for row in zip(*(run[end].of_stage(line) for run in runs)):
+        for row in zip(*(run[end].of_stage(line) for run in runs if end in run)):
             if "before" in row[0].metrics:
                 found[row[0].name] = {"R = 1": round(100 * fmean(
                     [c.metrics["R = 1"] for c in row]), 1)} | {
@@ -553,7 +555,7 @@ def report_text(result):
           for r in systems if names]),
         ("By round", ["", "validation EX, round by round", "test EX", "time, SFT's = 1"],
          [[LABELS[line], *(", ".join(f"{row[k]:.1f}" for row in found) for k in (1, 2)),
-           ", ".join(f"{result['cost'][row[0]]:.1f}" for row in found)]
+           ", ".join(f"{result['cost'][row[0]]:.1f}" for row in found if result.get("cost"))]
           for line, found in result["rounds"].items()]),
         ("Synthetic pairs by round", ["round", "training", "y+", "y-"],
          [[name, *parts.values()] for name, parts in lines("pairs")]),
@@ -584,7 +586,7 @@ def draw_report(result, path):
               xerr=[row["spread"] for row in result["systems"]][::-1])
     bars.set_xlabel("test EX, %")
     start = result["rounds"]["vbift"][-1][2]
-    for line in LINES:
+    for line in result["rounds"]:
         if line != "vbift":
             values = [start, *(row[2] for row in result["rounds"][line])]
             lines.plot(range(len(values)), values, marker="o", label=line)
@@ -615,11 +617,11 @@ def shown(result, kind, number):
     elif (kind, number) == ("table", 12):
         head, rows = ["questions consistent with their SQL, %", "here", "paper"], [
             [name, here, paper] for (name, here), paper in
-            zip(result["consistency"].items(), ("56.5", "93.5"))]
+            zip(result.get("consistency", {}).items(), ("56.5", "93.5"))]
     elif (kind, number) == ("table", 14):
         head, rows = ["time as a multiple of SFT's", "here", "paper"], [
             [name, times, "about 2" if name.startswith(("vbift", "selfplay")) else ""]
-            for name, times in result["cost"].items()]
+            for name, times in result.get("cost", {}).items()]
     elif (kind, number) == ("figure", 3):
         head, rows = ["round", "validation", "test", "paper"], [
             [*row, {"spin": "falls", "selfplay": "rises"}.get(line, "")]
