@@ -724,7 +724,8 @@ class Run:
     def add_candidate(self, task, model, name, parent=None, started=None, metrics=()):
         """Save a trained model, its adapter too, and score it on validation: it joins M.  Without a
         parent it is the base, which stays where it is and is not in M."""
-        started, folder = started or time.time(), self.out / name
+        started, folder, metrics = started or time.time(), self.out / name, dict(metrics)
+        started -= metrics.pop("seconds before", 0)           # of processes that were stopped
 
         def save():
             if model.adapter:
@@ -740,7 +741,7 @@ class Run:
         rows = self.score(task, model, name, "val")
         candidate = Candidate(name, parent.name if parent else "-",
                               str(folder) if parent else self.cfg.model, percent(rows),
-                              round(time.time() - started, 1), dict(metrics))
+                              round(time.time() - started, 1), metrics)
         write_json(folder / "candidate.json", asdict(candidate))
         on_rank0(lambda: forget(task.unfinished, *folder.glob("fit.*")))
         before = self.score(task, None, parent.name, "val") if parent else []

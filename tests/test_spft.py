@@ -607,6 +607,8 @@ def test_a_training_stopped_within_a_step_goes_on_bit_for_bit(cli, tmp_path, mon
         code, _, stderr = cli(*words, out)
     assert (code, stderr.strip()) == (128 + number, "spft.py: stopped; the same command continues")
     assert {path.name for path in (out / "sft").iterdir()} == {"fit.state", "metrics.jsonl"}
+    state = torch.load(out / "sft/fit.state")
+    torch.save(state | {"seconds": state["seconds"] + 1000}, out / "sft/fit.state")
     with monkeypatch.context() as patch:
         more, show = stop_in_step(patch, None), spft.show_candidate
         patch.setattr(spft, "show_candidate",
@@ -615,6 +617,7 @@ def test_a_training_stopped_within_a_step_goes_on_bit_for_bit(cli, tmp_path, mon
     assert (code, stderr) == (0, "") and f"sft goes on at step 8 of {steps}" in stdout
     assert next(more) - 1 == steps - 7 and left == []               # gone with the candidate
     assert same_weights(out / "sft", whole / "sft") and not leftovers(out)
+    assert 1000 < candidate(out, "sft")["seconds"] < 2000
     one, two = (rows(folder / "sft" / "metrics.jsonl") for folder in (out, whole))
     assert [line["step"] for line in one] == list(range(1, steps + 1))
     for key in ("loss", "learning rate", "gradient norm", "log p of gold"):

@@ -38,6 +38,7 @@ class Training:
         self.curve = path.with_name("metrics.jsonl") if path and not RANK else None
         self.started = self.last = time.time()
         self.due = self.started + SAVE_EVERY
+        self.before = 0.0                        # seconds that earlier processes spent on it
 
     def load(self):
         """Go on from the file: (losses, tokens) of the steps that are done."""
@@ -55,7 +56,8 @@ class Training:
             for p, saved in zip(self.params, state["params"]):
                 p.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.started -= state["seconds"]
+        self.before = state["seconds"]
+        self.started -= self.before
         losses = list(state["losses"].to(self.params[0].device))
         if self.curve and self.curve.exists():       # a kill may have come after later steps
             lines = self.curve.read_text().splitlines(keepends=True)
@@ -103,7 +105,7 @@ class Training:
 
     def summary(self, losses, tokens):
         """What is kept of a training: its steps, mean losses of the first and last tenth, tokens/s,
-        the most memory so far."""
+        the most memory so far, and the seconds that stopped processes spent on it, if any."""
         tenth = len(losses) // 10 + 1
         ends = {"first": losses[:tenth], "last": losses[-tenth:]} if losses else {}
         means = {name: round(float(torch.stack(part).mean()), 4) for name, part in ends.items()}
@@ -112,7 +114,8 @@ class Training:
                   "learning rate may help")
         return {"steps": len(losses), "tokens per second": round(tokens / (
                     time.time() - self.started)), "peak GB": peak_memory(self.params[0].device),
-                **{f"loss at {name}": mean for name, mean in means.items()}}
+                **{f"loss at {name}": mean for name, mean in means.items()},
+                **({"seconds before": self.before} if self.before else {})}
 
     def save(self, losses, tokens, seconds):
         state = {"digest": self.digest, "params": [p.detach() for p in self.params],

@@ -4,7 +4,8 @@
         [--splits dev dev_syn dev_dk] [--candidates base sft vbift-1 ...] [spft.py's settings]
 
 Answers each split with each candidate of the run directory, greedily and by a vote of execution,
-through `spft.py --stage eval` (what is in OUT is not answered again), and prints: EX with its 95%
+through `spft.py --stage eval` (what is in OUT, or greedily in the run, is not answered again), and
+prints: EX with its 95%
 interval, by hardness, the gain on the candidate it came from (paired bootstrap over distinct
 queries, all splits together), kinds of error, hours and memory of the training. OUT/spider.json
 holds it all, OUT/predictions.jsonl every answer.
@@ -20,9 +21,12 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 import torch  # noqa: E402
 
 import spft  # noqa: E402
+from data.benchmarks import scoring  # noqa: E402
+from data.benchmarks.reader import Data, Example  # noqa: E402
 from data.report.files import read_lines, write_json, write_lines  # noqa: E402
 from data.report.tables import errors, interval, percent  # noqa: E402
 from experiment import paired_gain  # noqa: E402
+from sqlexec import Verifier  # noqa: E402
 
 LEVELS = ("easy", "medium", "hard", "extra")
 
@@ -30,8 +34,14 @@ LEVELS = ("easy", "medium", "hard", "extra")
 def answered(options, words, name, folder, split, samples):
     """Verdicts of a candidate on a split, answered where they are not in OUT yet."""
     out = options.out / f"{name}-{samples}"
-    path = out / f"eval-{split}" / "verdicts.jsonl"
-    if not path.exists():
+    path, kept = out / f"eval-{split}" / "verdicts.jsonl", options.run / name / f"{split}.jsonl"
+    if not path.exists() and samples == 1 and kept.exists():
+        rows = read_lines(kept)
+        with Verifier() as verifier:
+            scoring.report(Data(options.data), split, [
+                Example(r["db_id"], r["question"], r["gold"]) for r in rows],
+                [r["pred"] for r in rows], verifier, path.parent)
+    elif not path.exists():
         print(f"\n== {name}, {split}, {samples} samples", flush=True)
         code = spft.main(["--stage", "eval", "--data", str(options.data), "--split", split,
                           "--model", folder, "--samples", str(samples), "--out", str(out), *words])
