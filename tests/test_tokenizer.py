@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
+from safetensors.torch import load_file
 from test_model import all_logits, difference, edit_json, truncate
 
 import model as lm
+from data.adapter import make
 from data.pretraining.tokenizer import train_tokenizer
 from data.prompts.tokenizer import Tokenizer
 from sqlexec import DataError
@@ -237,3 +239,20 @@ def test_a_folder_of_an_adapter_loads_with_its_base_model_and_tokeniser(written,
     edit_json(folder / lm.ADAPTER_CONFIG, base_model_name_or_path=None)
     with pytest.raises(DataError, match="base_model_name_or_path is None"):
         lm.load_pretrained(folder)
+
+
+def test_a_shipped_adapter_is_rounded_and_names_its_base(written, tmp_path, capsys):
+    base, source, shipped = written(), tmp_path / "adapter", tmp_path / "shipped"
+    model = lm.add_lora(lm.random_model(lm.ModelConfig.read(base)), 2, 4)
+    for _, layer in lm.lora_layers(model):
+        torch.nn.init.normal_(layer.lora_B.weight)
+    lm.save_adapter(model, source, base)
+    assert make.main([str(source), "--base", "some/base", "--out", str(shipped)]) in (0, None)
+    before, after = (load_file(folder / lm.ADAPTER_WEIGHTS) for folder in (source, shipped))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[key], before[key].bfloat16()) for key in before)
+    settings = [json.loads((folder / lm.ADAPTER_CONFIG).read_text())
+                for folder in (source, shipped)]
+    assert settings[1] == settings[0] | {"base_model_name_or_path": "some/base"}
+    assert make.main([str(tmp_path), "--base", "some/base", "--out", str(shipped)]) == 2
+    assert "adapter_config.json" in capsys.readouterr().err
