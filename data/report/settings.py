@@ -66,7 +66,7 @@ RECIPES = {
     300: {"lora": 0, "sft_epochs": 1.0, "lr": 3e-4, "epochs": 0.5, "vbift_lr": 1e-4,
           "selfplay_lr": 2e-5},
     math.inf: {"lora": 16, "sft_epochs": 1.0, "lr": 2e-4, "epochs": 0.5, "vbift_lr": 1e-4,
-               "selfplay_lr": 5e-5}}
+               "selfplay_lr": 1.5e-5}}
 
 
 def best_of_run(folder):

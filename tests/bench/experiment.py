@@ -260,7 +260,7 @@ def write_report(cfg, task, runs):
         row["splits"] = by_split(task, scored[row["system"]])
     alone = [run[""] for run in (runs if "-direct" in runs[0] else runs[:1])]      # one VBI-FT
     settings = ("rounds", "selfplay_rounds", "selfplay_epochs", "batch")
-    result = {"data": os.path.relpath(cfg.data), "seeds": len(runs),
+    result = {"data": Path(cfg.data).name, "seeds": len(runs),
               "settings": {name: getattr(cfg, name) for name in settings} | {
                   end or "-spft": {k: getattr(run.cfg, k) for k in ("lam", "selfplay_lr", "games")}
                   for end, run in runs[0].items()},
@@ -395,7 +395,7 @@ def by_split(task, scored):
     """{split: EX}, mean over seeds, where there are several."""
     sizes, found = [len(getattr(task, split)) for split in task.compared], {}
     for split, size in zip(task.compared, sizes):
-        found[split] = round(fmean(percent(one[:size]) for one in scored), 2)
+        found[split] = round(fmean(percent(one[:size]) for one in scored), 4)
         scored = [one[size:] for one in scored]
     return found if len(sizes) > 1 else {}
 
@@ -544,9 +544,9 @@ def report_text(result):
         (f"Test EX over {result['seeds']} seeds, {systems[0]['n']} questions",
          ["system", "EX", "spread over seeds", "gain (95% interval)"],
          [[r["system"], f"{r['ex']:.1f}", f"{r['spread']:.1f}", gain_of(r)] for r in systems]),
-        ("Test EX by set", ["system", *splits],
-         [[r["system"], *(f"{r['splits'][name]:.1f}" for name in splits)]
-          for r in systems if splits]),
+        ("Test EX by set", ["system", *splits, "all", "gain (95% interval)"],
+         [[r["system"], *(f"{r['splits'][name]:.1f}" for name in splits), f"{r['ex']:.1f}",
+           gain_of(r)] for r in systems if splits]),
         ("Comparisons", ["of what", "gain (95% interval)", "p", "Holm's p",
                          "questions won:lost by seed"], compared),
         ("Test EX by construct", ["system", *(f"{name}, {systems[0]['constructs'][name][1]}"
@@ -687,8 +687,8 @@ def inconsistent(result):
 
 
 def figures_of(text):
-    """The numbers with a decimal point in a text, without their sign."""
-    return re.findall(r"\d+\.\d+", text)
+    """The numbers with a decimal point in a text, without their sign; not those in names."""
+    return re.findall(r"(?<![\w.])\d+\.\d+(?![\w-])", text)
 
 
 def cells(line):
