@@ -4,13 +4,13 @@
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import torch
 
 import model as lm
+from data.report.files import write_json
 from data.report.terminal import run_command
 
 HERE = Path(__file__).resolve().parent
@@ -24,8 +24,7 @@ def ship(source, folder, base):
                for key, tensor in lm.read_tensors(source / lm.ADAPTER_WEIGHTS, "cpu")}
     folder.mkdir(parents=True, exist_ok=True)
     lm.write_tensors(tensors, folder / lm.ADAPTER_WEIGHTS)
-    (folder / lm.ADAPTER_CONFIG).write_text(
-        json.dumps({**settings, "base_model_name_or_path": base}, indent=2) + "\n")
+    write_json(folder / lm.ADAPTER_CONFIG, {**settings, "base_model_name_or_path": base})
 
 
 def main(arguments=None):

@@ -734,8 +734,9 @@ def main(arguments=None):
             print(shown(lm.read_json(own.json), kind, own.table or own.figure))
             return 0
         cfg = complete(parse_config(["--out", "runs/experiment", *rest]))
-        if own.seeds < 1:
-            raise DataError(f"--seeds {own.seeds}: 1 or more")
+        for name in ("seeds", "tries"):
+            if getattr(own, name) < 1:
+                raise DataError(f"--{name} {getattr(own, name)}: 1 or more")
         tried = [row for path in own.best for row in lm.read_json(Path(path))["tries"]]
         torch.set_num_threads(cfg.threads)
         join_ranks(cfg.device)

@@ -5,10 +5,9 @@
 
 Answers each split with each candidate of the run directory, greedily and by a vote of execution,
 through `spft.py --stage eval` (what is in OUT, or greedily in the run, is not answered again), and
-prints: EX with its 95%
-interval, by hardness, the gain on the candidate it came from (paired bootstrap over distinct
-queries, all splits together), kinds of error, hours and memory of the training. OUT/spider.json
-holds it all, OUT/predictions.jsonl every answer.
+prints: EX with its 95% interval, by hardness, the gain on the candidate it came from (paired
+bootstrap over distinct queries, all splits together), kinds of error, hours and memory of the
+training. OUT/spider.json holds it all, OUT/predictions.jsonl every answer.
 """
 
 import argparse
