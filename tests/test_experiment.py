@@ -409,6 +409,17 @@ def test_the_paper_has_no_other_table_here(capsys):
     assert "choose from --table 2, 3, 12, 14, --figure 3, 4" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["{}", '{"tries": []}', '{"tries": [{"loss": "spft"}]}', "[]"])
+def test_a_json_of_something_else_ends_in_a_line(capsys, tmp_path, text):
+    path = tmp_path / "some.json"
+    path.write_text(text)
+    for words in (["--best", path, "--out", tmp_path / "x"], ["--table", 3, "--json", path]):
+        assert main(list(map(str, words))) == 2
+        line, = capsys.readouterr().err.splitlines()
+        assert str(path) in line and "not " in line
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_report_has_what_its_json_has(experiment, committed):
     """Of an older JSON the tables that it has."""
     new = json.loads((experiment[0] / "experiment.json").read_text())

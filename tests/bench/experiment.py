@@ -190,6 +190,15 @@ def ablations(cfg):
                      *({"lam": cfg.lam * x} for x in (0.05, 0.25, 4))]}
 
 
+def tries_of(path):
+    """The tries in a search's JSON file."""
+    tried = lm.read_json(Path(path)).get("tries")
+    if not isinstance(tried, list) or not tried or not all(
+            isinstance(row, dict) and row.keys() >= {"loss", "settings", "ex"} for row in tried):
+        raise DataError(f"{path}: not the JSON of a search")
+    return tried
+
+
 def best_tries(cfg, rows):
     """{loss: settings}: the best on validation of each loss, all with the same number of passes,
     that with which the losses do best on average; so the updates are the same for all."""
@@ -731,13 +740,16 @@ def main(arguments=None):
             return check()
         if own.table or own.figure:
             kind = "table" if own.table else "figure"
-            print(shown(lm.read_json(own.json), kind, own.table or own.figure))
+            result = lm.read_json(own.json)
+            if not result.keys() >= {"systems", "rounds", "seeds", "data"}:
+                raise DataError(f"{own.json}: not the JSON of an experiment")
+            print(shown(result, kind, own.table or own.figure))
             return 0
         cfg = complete(parse_config(["--out", "runs/experiment", *rest]))
         for name in ("seeds", "tries"):
             if getattr(own, name) < 1:
                 raise DataError(f"--{name} {getattr(own, name)}: 1 or more")
-        tried = [row for path in own.best for row in lm.read_json(Path(path))["tries"]]
+        tried = [row for path in own.best for row in tries_of(path)]
         torch.set_num_threads(cfg.threads)
         join_ranks(cfg.device)
         with Verifier(workers=lm.cpus_per_rank(), timeout=cfg.timeout) as verifier:
@@ -747,7 +759,7 @@ def main(arguments=None):
             for split in own.splits or ():
                 setattr(task, split, task.checked(split))
             start = own.start and Run(replace(cfg, out=own.start, seed=lm.read_json(
-                Path(own.start) / "config.json")["seed"]), task)
+                Path(own.start) / "config.json").get("seed")), task)
             if own.search or own.ablate:
                 what = "search" if own.search else "ablate"
                 settings = tries(cfg, own.losses, own.tries) if own.search else ablations(cfg)
