@@ -62,7 +62,7 @@ SAID = ("data", "model")       # but said there; their content decides
 # Settings whose defaults depend on the size of --model: up to so many millions of parameters.
 RECIPES = {
     50: {"lora": 0, "sft_epochs": 5.0, "lr": 2e-3, "epochs": 2.5, "vbift_lr": 1e-3,
-         "selfplay_lr": 1e-4},
+         "selfplay_lr": 3e-5},
     300: {"lora": 0, "sft_epochs": 1.0, "lr": 3e-4, "epochs": 0.5, "vbift_lr": 1e-4,
           "selfplay_lr": 2e-5},
     math.inf: {"lora": 16, "sft_epochs": 1.0, "lr": 2e-4, "epochs": 0.5, "vbift_lr": 1e-4,

@@ -1,7 +1,7 @@
 """The paper's comparisons, over several seeds.
 
-    python tests/bench/experiment.py --search --seeds 3 --out runs/search
-    python tests/bench/experiment.py --ablate --seeds 3 --out runs/search
+    python tests/bench/experiment.py --search --seeds 3 --selfplay_lr 1e-4 --out runs/search
+    python tests/bench/experiment.py --ablate --seeds 3 --selfplay_lr 1e-4 --out runs/search
     python tests/bench/experiment.py --seeds 10 --selfplay_rounds 2 --best runs/search/search.json
 
 The first two try the same number of settings for each loss, and changes of self-play, on validation
@@ -583,23 +583,33 @@ def report_text(result):
 
 
 def draw_report(result, path):
-    """Systems with their spread, and EX by round; nothing where matplotlib is absent."""
+    """Systems with their spread over seeds, gains with their intervals, and EX by round; nothing
+    where matplotlib is absent."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    bars, lines = figure.subplots(1, 2)
-    names = [row["system"] for row in result["systems"]][::-1]
-    bars.barh(names, [row["ex"] for row in result["systems"]][::-1],
-              xerr=[row["spread"] for row in result["systems"]][::-1])
+    figure = Figure(figsize=(14, 3.6), layout="constrained")
+    bars, gains, lines = figure.subplots(1, 3)
+    rows = result["systems"][::-1]
+    bars.barh([row["system"] for row in rows], [row["ex"] for row in rows],
+              xerr=[row["spread"] for row in rows])
     bars.set_xlabel("test EX, %")
-    start = result["rounds"]["vbift"][-1][2]
-    for line in result["rounds"]:
+    rows = [row for row in rows if row.get("control") not in (None, "base")]
+    names = [f"{row['system']}\non {row['control']}".replace("VBI-FT + ", "") for row in rows]
+    gains.errorbar([row["gain"] for row in rows], names, fmt="o", xerr=[
+        [row["gain"] - row["low"] for row in rows], [row["high"] - row["gain"] for row in rows]])
+    gains.axvline(0, color="grey")
+    gains.margins(y=0.1)
+    gains.set_xlabel("gain in points, 95% interval")
+    values = [result["rounds"]["vbift"][-1][2]]
+    for line, found in result["rounds"].items():
         if line != "vbift":
-            values = [start, *(row[2] for row in result["rounds"][line])]
-            lines.plot(range(len(values)), values, marker="o", label=line)
-    lines.set_xticks(range(len(values)))
+            values += [row[2] for row in found]
+            lines.plot(range(len(found) + 1), [values[0], *(row[2] for row in found)], marker="o",
+                       label=LABELS[line])
+    lines.set_ylim(min(values) - 2, max(values) + 2)      # what is alike must not look different
+    lines.set_xticks(range(len(found) + 1))
     lines.set_xlabel("round after VBI-FT")
     lines.set_ylabel("test EX, %")
     lines.legend()
@@ -681,14 +691,6 @@ def inconsistent(result):
         return [f"search, {row['loss']}, {said(row['settings'])}: figures that are not its seeds'"
                 for row in result["tries"] if abs(row["ex"] - fmean(row["by seed"])) > 0.011
                 or abs(row["gain"] - fmean(row["by seed"]) + start) > 0.011]
-    if "verdicts" not in result:                  # an older JSON has EX by seed alone
-        ex = {row["system"]: row["by seed"] for row in result["systems"]}
-        return [f"experiment, {row['system']}: figures that are not its seeds'"
-                for row in result["systems"] if max(
-                    abs(row["ex"] - fmean(row["by seed"])),
-                    abs(row["spread"] - spread(row["by seed"])),
-                    abs(row["gain"] - fmean(row["by seed"]) + fmean(ex[row["control"]]))
-                    if row["control"] else 0) > 0.011]
     systems, compared = measured(result["verdicts"])
     return [f"experiment, {row['system']}: figures that are not its verdicts'"
             for rows, kept in ((systems, result["systems"]), (compared, result["comparisons"]))
