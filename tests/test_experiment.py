@@ -22,7 +22,7 @@ import experiment as bench  # noqa: E402
 import spider  # noqa: E402
 from experiment import (  # noqa: E402
     COMPARED, LINES, LOSSES, QUOTED, SYSTEMS, best_tries, by_construct, gradient_weight, holm,
-    inconsistent, main, mismatches, paired_gain, playing, report_text, search_text, tries)
+    inconsistent, main, misquoted, paired_gain, playing, report_text, search_text, tries)
 
 
 @pytest.fixture(scope="module")
@@ -323,16 +323,16 @@ def test_every_row_that_the_readmes_quote_is_one_of_the_report(capsys):
 @pytest.mark.parametrize("file", QUOTED)
 def test_a_wrong_figure_is_found(committed, file, change):
     results, texts = committed
-    assert not mismatches(results, texts)
+    assert not misquoted(results, texts)
     row = re.search(r"^\| (VBI-FT) \| ([\d.]+) \| (.*)$", texts[file], re.M)
     other = texts[file].replace(row[0], "| {} | {} | {}".format(*change(*row.groups())))
-    wrong = mismatches(results, texts | {file: other})
+    wrong = misquoted(results, texts | {file: other})
     assert len(wrong) == 1 and wrong[0].startswith(f"{file}: no row")
 
 
 def test_a_readme_without_its_tables_is_found(committed):
     results, texts = committed
-    wrong = mismatches(results, texts | {"README.md": "## Results\nAll is well.\n"})
+    wrong = misquoted(results, texts | {"README.md": "## Results\nAll is well.\n"})
     assert wrong == ["README.md: no table under ## Results"]
 
 
@@ -342,7 +342,7 @@ def test_a_figure_in_prose_that_no_report_has_is_found(committed, file):
     row = re.search(r"^\| VBI-FT \| ([\d.]+) .*\n", texts[file], re.M)
     for figure, found in ((row[1], []), ("97.3", [f"{file}: no figure of the report: 97.3"])):
         prose = texts[file].replace(row[0], row[0] + f"\nIt reaches {figure} points.\n", 1)
-        assert mismatches(results, texts | {file: prose}) == found
+        assert misquoted(results, texts | {file: prose}) == found
 
 
 @pytest.mark.parametrize("part, change", [
