@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -407,6 +408,13 @@ def test_a_json_of_something_else_ends_in_a_line(capsys, tmp_path, text):
         line, = capsys.readouterr().err.splitlines()
         assert str(path) in line and "not " in line
     assert not (tmp_path / "x").exists()
+
+
+def test_no_run_plays_from_a_checkpoint_as_if_it_were_a_run(run, base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "model")
+    before = content(folder)
+    code, _, stderr = run("--start", folder, "--out", tmp_path / "x")
+    assert code == 2 and "its config.json is not a run's" in stderr and content(folder) == before
 
 
 def test_a_report_has_what_its_json_has(experiment):

@@ -1980,6 +1980,15 @@ def test_settings_of_a_stage_that_has_not_begun_may_change(finished, cli, tmp_pa
     assert_one_line(code, stderr, "--vbift_lr", "choose another --out")
 
 
+def test_a_checkpoint_is_no_run_directory(base, cli, tmp_path):
+    """Its config.json is the user's: a run there would write over it."""
+    folder = shutil.copytree(base, tmp_path / "model")
+    before = content(folder)
+    code, _, stderr = cli("--stage", "sft", "--out", folder)
+    assert_one_line(code, stderr, str(folder), "its config.json is not a run's")
+    assert content(folder) == before
+
+
 def test_a_part_of_a_split_is_scored_as_such(finished, cli, tmp_path):
     code, stdout, stderr = cli("--stage", "eval", "--split", "test", "--limit", 3, "--model",
                                finished.out / "sft", "--out", tmp_path)

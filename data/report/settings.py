@@ -89,7 +89,10 @@ def by_size(parameters):
 
 def refuse_changes(out, before, now, group):
     """DataError where a run directory was made with other settings, and something in it depends on
-    them.  before, now: {setting: value}; group(name): the group of a setting."""
+    them, or where it is none: a checkpoint's config.json is not written over.  before, now:
+    {setting: value}; group(name): the group of a setting."""
+    if "seed" not in before:
+        raise DataError(f"--out {out}: its config.json is not a run's; choose another --out")
     made = {path.name.partition("-")[0] for path in out.iterdir() if path.is_dir()}
     late = {"stage sft": not made - {"base"}, "stage vbift": not made - {"base", "sft"},
             "stage selfplay": not made - {"base", "sft", "vbift"}}        # nothing depends on these

@@ -602,14 +602,14 @@ def draw_report(result, path):
     gains.axvline(0, color="grey")
     gains.margins(y=0.1)
     gains.set_xlabel("gain in points, 95% interval")
-    values = [result["rounds"]["vbift"][-1][2]]
-    for line, found in result["rounds"].items():
-        if line != "vbift":
-            values += [row[2] for row in found]
-            lines.plot(range(len(found) + 1), [values[0], *(row[2] for row in found)], marker="o",
-                       label=LABELS[line])
-    lines.set_ylim(min(values) - 2, max(values) + 2)      # what is alike must not look different
-    lines.set_xticks(range(len(found) + 1))
+    start = result["rounds"]["vbift"][-1][2]
+    after = {line: [start, *(row[2] for row in found)]
+             for line, found in result["rounds"].items() if line != "vbift"}
+    for line, values in after.items():
+        lines.plot(values, marker="o", label=LABELS[line])
+    low, high = min(map(min, after.values())), max(map(max, after.values()))
+    lines.set_ylim(low - 2, high + 2)                     # what is alike must not look different
+    lines.set_xticks(range(max(map(len, after.values()))))
     lines.set_xlabel("round after VBI-FT")
     lines.set_ylabel("test EX, %")
     lines.legend()
